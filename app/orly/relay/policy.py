@@ -1,0 +1,93 @@
+"""Which events this relay takes: limits and rules that need no store. Pure; every door asks it."""
+
+from collections.abc import Collection
+from re import compile as compile_re
+
+import msgspec
+
+from orly.nostr.event import EncodedEvent, Event, EventError, decode_event
+from orly.nostr.kinds import NOSTR_CONNECT, UNPUBLISHABLE_KINDS, VANISH
+from orly.nostr.pow import check_work
+from orly.nostr.reason import Prefix, Refusal
+from orly.nostr.tags import is_protected, values
+
+__all__ = ["REPOST_KINDS", "WritePolicy"]
+
+REPOST_KINDS = frozenset({6, 16})
+
+_ESCAPED_DASH = compile_re(r'"\\u002[dD]"')
+
+
+class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits on events; see the settings of the same names.
+
+    Attributes:
+        max_event_bytes: Of the canonical JSON.
+        max_event_tags: Tags in one event.
+        max_created_at_past_s: How old an event may be; 0 = any age.
+        max_created_at_future_s: How far ahead of our clock it may be.
+        min_pow_difficulty: Leading zero bits the id needs (NIP-13).
+        auth_to_write: Whether publishing needs an authenticated connection (NIP-42).
+        nip46_bypass_auth: Whether remote signing messages pass without it.
+    """
+
+    max_event_bytes: int
+    max_event_tags: int
+    max_created_at_past_s: float
+    max_created_at_future_s: float
+    min_pow_difficulty: int = 0
+    auth_to_write: bool = False
+    nip46_bypass_auth: bool = False
+
+    def check(self, event: EncodedEvent, *, now_s: int, authenticated: Collection[str]) -> Refusal | None:
+        """Why the event is refused; None if it may be stored.
+
+        Args:
+            event: Well-formed; its signature need not be verified yet.
+            now_s: The current time.
+            authenticated: The keys (hex) that the connection has proven.
+        """
+        fields = event.event
+        if len(event.raw) > self.max_event_bytes:
+            return _invalid(f"event has {len(event.raw)} bytes, the maximum is {self.max_event_bytes}")
+        if len(fields.tags) > self.max_event_tags:
+            return _invalid(f"event has {len(fields.tags)} tags, the maximum is {self.max_event_tags}")
+        if fields.created_at > now_s + self.max_created_at_future_s:
+            return _invalid(f"created_at is more than {self.max_created_at_future_s:g} s in the future")
+        if self.max_created_at_past_s and fields.created_at < now_s - self.max_created_at_past_s:
+            return _invalid(f"created_at is more than {self.max_created_at_past_s:g} s in the past")
+        if fields.kind in UNPUBLISHABLE_KINDS:
+            return _invalid(f"kind {fields.kind} is a credential and is not published")
+        if self.min_pow_difficulty:
+            lacking = check_work(event, self.min_pow_difficulty)
+            if lacking is not None:
+                return Refusal(Prefix.POW, lacking)
+        if fields.kind == VANISH and not any(values(fields, "relay")):
+            return _invalid("a request to vanish must name a relay")
+        return self._check_author(fields, authenticated)
+
+    def _check_author(self, event: Event, authenticated: Collection[str]) -> Refusal | None:
+        bypass = self.nip46_bypass_auth and event.kind == NOSTR_CONNECT
+        if self.auth_to_write and not authenticated and not bypass:
+            return Refusal(Prefix.AUTH_REQUIRED, "this relay takes events from authenticated clients only")
+        if event.tags and is_protected(event) and event.pubkey not in authenticated:
+            if authenticated:
+                return Refusal(Prefix.RESTRICTED, "a protected event is taken from its author only")
+            return Refusal(Prefix.AUTH_REQUIRED, "a protected event is taken from its author only")
+        if event.kind in REPOST_KINDS and _embeds_protected(event.content):
+            return Refusal(Prefix.BLOCKED, "a repost must not embed a protected event")
+        return None
+
+
+def _invalid(detail: str) -> Refusal:
+    return Refusal(Prefix.INVALID, detail)
+
+
+def _embeds_protected(content: str) -> bool:
+    """Whether a repost carries a protected event (NIP-70) in its content (NIP-18)."""
+    if '"-"' not in content and _ESCAPED_DASH.search(content) is None:
+        return False
+    try:
+        return is_protected(decode_event(content.encode()).event)
+    except EventError:
+        return False

@@ -1,0 +1,51 @@
+"""The rules between settings, in one place; bounds of a single value are in the table."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from orly.settings_load import Setting
+
+if TYPE_CHECKING:
+    from orly.settings import Settings
+
+CEILINGS: Final = (
+    ("default_limit", "max_limit"),
+    ("max_event_bytes", "max_message_bytes"),
+    ("max_subscriptions_per_connection", "max_subscriptions"),
+    ("max_send_backlog_bytes", "max_total_send_backlog_bytes"),
+)
+"""Attributes that must not exceed another. A default that would is lowered; a value that was given is refused."""
+
+
+def lower_defaults(
+    settings: "Settings", rows: Sequence[Setting], sources: Mapping[str, str]
+) -> tuple["Settings", dict[str, str]]:
+    """Lower defaults to ceilings that were given, so that setting one limit does not demand setting another.
+
+    Returns:
+        The settings, and the new sources of those that were lowered.
+    """
+    env = {row.attr: row.env for row in rows}
+    lowered = {
+        attr: ceiling
+        for attr, ceiling in CEILINGS
+        if sources[env[attr]] == "default" and getattr(settings, attr) > getattr(settings, ceiling)
+    }
+    values = {attr: getattr(settings, ceiling) for attr, ceiling in lowered.items()}
+    notes = {env[attr]: f"default, lowered to {env[ceiling]}" for attr, ceiling in lowered.items()}
+    return settings.model_copy(update=values), notes
+
+
+def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """For each broken rule the attributes concerned and a line that names them."""
+    shown = {row.attr: f"{row.env}={row.form.show(getattr(settings, row.attr))}" for row in rows}
+    for attr, ceiling in CEILINGS:
+        if getattr(settings, attr) > getattr(settings, ceiling):
+            yield (attr, ceiling), f"{shown[attr]} is more than {shown[ceiling]}"
+    if settings.max_send_backlog_bytes < 2 * settings.max_event_bytes:
+        attrs = ("max_send_backlog_bytes", "max_event_bytes")
+        yield attrs, f"{shown[attrs[0]]} is less than twice {shown[attrs[1]]}: a large event could not be sent"
+    if settings.port == settings.health_port != 0:
+        yield ("port", "health_port"), f"{shown['port']} and {shown['health_port']} are the same port"
+    if settings.log_to_stdout and settings.log_file is not None:
+        yield ("log_to_stdout", "log_file"), f"{shown['log_to_stdout']} and {shown['log_file']} exclude each other"

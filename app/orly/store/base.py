@@ -1,0 +1,272 @@
+"""The `EventStore` interface: what every store can do, and the data that crosses it.
+
+A stored event has a **serial**: a strictly increasing 64-bit number, given when it is committed. Serials order
+the feed, resume it after a break, and make the border between a query's stored answer and its live tail exact.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from enum import Enum, auto
+from typing import Final, Protocol
+
+import msgspec
+
+from orly.nostr.event import EncodedEvent, Event
+from orly.nostr.filter import Filter
+from orly.nostr.kinds import PRIVATE_KINDS
+
+__all__ = [
+    "ITEM_BYTES",
+    "READ_ALL",
+    "CountTooLargeError",
+    "EventStore",
+    "FeedBatch",
+    "Query",
+    "QueryHandle",
+    "QuerySink",
+    "QueryTimeoutError",
+    "ReadScope",
+    "SaveResult",
+    "SaveStatus",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreUnavailableError",
+    "StoredEvent",
+]
+
+ITEM_BYTES: Final = 40
+"""One negentropy item: created_at (8 bytes, big-endian), then the id (32 bytes)."""
+
+
+class StoreError(Exception):
+    """The store could not do what was asked; the text is fit for an operator."""
+
+
+class StoreUnavailableError(StoreError):
+    """The data directory cannot be used: locked, foreign, read-only, or of another format version."""
+
+
+class StoreLockedError(StoreUnavailableError):
+    """Another process writes to the data directory."""
+
+
+class StoreFullError(StoreError):
+    """No room is left in the database or on its disk; nothing of the batch was written."""
+
+
+class QueryTimeoutError(StoreError):
+    """A query was given up because it ran longer than its limit."""
+
+
+class CountTooLargeError(StoreError):
+    """A result has more members than the caller allows."""
+
+
+class SaveStatus(Enum):
+    """What became of an event that was offered."""
+
+    STORED = auto()
+    DELIVERED = auto()
+    """Ephemeral: on the feed, not stored."""
+    DUPLICATE = auto()
+    """Stored before."""
+    SUPERSEDED = auto()
+    """A newer version of this replaceable or addressable event is stored."""
+    DELETED = auto()
+    """Its author, or the recipient of a gift wrap, asked for its deletion (NIP-09)."""
+    VANISHED = auto()
+    """Its author asked for everything up to a later time to vanish (NIP-62)."""
+    EXPIRED = auto()
+    """Its expiration has passed (NIP-40)."""
+    FAILED = auto()
+    """The store could not write; nothing of it was stored."""
+
+
+class SaveResult(msgspec.Struct, frozen=True, gc=False):
+    """The outcome for one event; `serial` is 0 unless it was stored, `detail` explains a failure."""
+
+    status: SaveStatus
+    serial: int = 0
+    detail: str = ""
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event with its serial."""
+
+    serial: int
+    event: EncodedEvent
+
+
+class FeedBatch(msgspec.Struct, frozen=True):
+    """What one commit changed, in order.
+
+    Attributes:
+        through_serial: Everything stored up to here has been told.
+        stored: New events, by serial.
+        ephemeral: Events that are delivered but not stored.
+        removed: Ids (32 bytes) that are no longer in the visible set: deleted, replaced, expired.
+    """
+
+    through_serial: int
+    stored: tuple[StoredEvent, ...] = ()
+    ephemeral: tuple[EncodedEvent, ...] = ()
+    removed: tuple[bytes, ...] = ()
+
+
+class ReadScope(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events a reader may see.
+
+    Attributes:
+        private_kinds: Kinds that only their parties may read; empty for a reader who may see everything.
+        readers: The keys (hex) the reader has proven.
+    """
+
+    private_kinds: frozenset[int] = PRIVATE_KINDS
+    readers: frozenset[str] = frozenset()
+
+    def may_read(self, event: Event) -> bool:
+        """Whether the reader may see the event: it is public, or one of the keys is its author or in a `p` tag."""
+        if event.kind not in self.private_kinds or event.pubkey in self.readers:
+            return True
+        return any(tag[0] == "p" and len(tag) > 1 and tag[1] in self.readers for tag in event.tags)
+
+
+READ_ALL: Final = ReadScope(private_kinds=frozenset())
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """A read: the union of what the filters match, newest first, ties by lowest id, each event once.
+
+    Attributes:
+        filters: Each with its own limit.
+        scope: Who reads.
+        default_limit: For filters without one; None = no limit.
+        max_limit: No filter yields more; None = no limit.
+        timeout_s: Time after which the query is given up; None = never.
+    """
+
+    filters: tuple[Filter, ...]
+    scope: ReadScope = READ_ALL
+    default_limit: int | None = None
+    max_limit: int | None = None
+    timeout_s: float | None = None
+
+
+class QuerySink(Protocol):
+    """Who receives a query's answer: any number of `rows`, then one `done` or `failed`, on the event loop.
+
+    The first calls may come before `EventStore.query` has returned.
+    """
+
+    def rows(self, events: Sequence[bytes]) -> bool:
+        """The next events, as canonical JSON; False holds the rest back until `QueryHandle.resume`."""
+
+    def done(self, through_serial: int) -> None:
+        """All were given. The answer covers every event up to this serial and none above."""
+
+    def failed(self, error: StoreError) -> None:
+        """The query ended early; no further call follows."""
+
+
+class QueryHandle(Protocol):
+    """A running query."""
+
+    def resume(self) -> None:
+        """Go on after `rows` answered False."""
+
+    def cancel(self) -> None:
+        """Stop; the sink hears nothing more."""
+
+
+class EventStore(ABC):
+    """An event store, used from one event loop.
+
+    Every method may raise `StoreError`.
+    """
+
+    @abstractmethod
+    async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
+        """Store verified events; results come in the same order, after all is on disk.
+
+        Replacement, deletion, vanish and expiry rules are applied here, for every door alike. A store that
+        cannot write answers FAILED for the batch and has kept nothing of it.
+        """
+
+    @abstractmethod
+    def known(self, ids: Sequence[bytes]) -> list[bool]:
+        """Which ids are stored already, as far as can be told at once; a hint that saves signature checks."""
+
+    @abstractmethod
+    def query(self, query: Query, sink: QuerySink) -> QueryHandle:
+        """Start a read; a small one may be answered before this returns."""
+
+    @abstractmethod
+    async def count(self, query: Query) -> int:
+        """How many distinct visible events match; the filters' limits apply."""
+
+    @abstractmethod
+    async def delete(self, ids: Sequence[bytes]) -> int:
+        """Remove events for good (administration); returns how many were there. They may be stored again."""
+
+    @abstractmethod
+    async def versions(self, query: Query) -> list[bytes]:
+        """Like a query, but with the superseded versions that were kept (`ORLY_KEEP_VERSIONS`)."""
+
+    @abstractmethod
+    async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
+        """DELETED or VANISHED if this event would be refused for that reason, else None."""
+
+    @abstractmethod
+    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+        """The visible set as packed `ITEM_BYTES` rows, ascending by (created_at, id), for negentropy.
+
+        Raises:
+            CountTooLargeError: There are more than `max_items`.
+        """
+
+    @abstractmethod
+    def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
+        """Everything committed after a serial, then what is committed from now on; None = only from now on.
+
+        The position is taken when this is called, not at the first step. Ephemeral events and removals are told
+        only while they happen. A slow consumer loses no stored event: it is served from the store again.
+        """
+
+    @abstractmethod
+    async def last_serial(self) -> int:
+        """The serial of the newest commit; 0 when nothing was ever stored."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what was accepted, then release the store."""
+
+    async def fetch(self, query: Query) -> list[bytes]:
+        """A whole answer at once; for tools and tests."""
+        result: list[bytes] = []
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        handle = self.query(query, _Collector(result, done))
+        try:
+            await done
+        finally:
+            handle.cancel()
+        return result
+
+
+class _Collector:
+    def __init__(self, result: list[bytes], done: asyncio.Future[int]) -> None:
+        self._result = result
+        self._done = done
+
+    def rows(self, events: Sequence[bytes]) -> bool:
+        self._result.extend(events)
+        return True
+
+    def done(self, through_serial: int) -> None:
+        if not self._done.done():
+            self._done.set_result(through_serial)
+
+    def failed(self, error: StoreError) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)

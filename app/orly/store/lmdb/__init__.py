@@ -1,0 +1,1 @@
+"""The event store on LMDB; nothing outside this package imports `lmdb`."""

@@ -1,0 +1,395 @@
+"""Where a request's stored answer ends and its live tail begins: no gap and no repeat, whatever is written meanwhile.
+
+Writers publish without a pause while readers subscribe at random moments. Each reader must get every event that its
+filter matches exactly once, before or after the one EOSE. The same check must find the faults of relays that are
+broken on purpose.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from tests.component.relay_client import NostrClient
+from tests.component.relay_server import TestedRelay, on_relay, running_relay, send_at_once
+from tests.component.store_proxy import StoreProxy
+from tests.factory import KEYS, NOW_S, fake_event, make_event
+from tests.transport import run_async
+from tests.wsclient import TEXT, until
+
+from orly.nostr.event import EncodedEvent, Event
+from orly.nostr.filter import Filter, FilterLimits, matches, parse_filter
+from orly.relay.subscription import Subscription
+from orly.store.base import EventStore, Query, QueryHandle, QuerySink
+
+FENCE: Final = make_event(0, 7777, NOW_S + 500, [["t", "fence"]], "the last event")
+"""Matches every filter here and is published last: whoever has it and EOSE will get nothing more."""
+LAST_BUT_ONE: Final = make_event(0, 7777, NOW_S + 500, [["t", "fence"]], "the last event but one")
+
+PAUSE_S: Final = 0.002
+LIMITS: Final = FilterLimits(max_values=5000)
+REQUESTS: Final[tuple[tuple[dict[str, Any], ...], ...]] = (
+    ({},),
+    ({"kinds": [1, 7777]},),
+    ({"authors": [KEYS[0]]},),
+    ({"#t": ["a", "fence"]},),
+    ({"kinds": [7], "#t": ["b"]}, {"kinds": [7777]}),
+    ({"authors": [KEYS[1]], "kinds": [1]}, {"authors": [KEYS[1], KEYS[0]], "#t": ["a", "fence"]}, {"kinds": [7]}, {}),
+    ({"since": NOW_S - 100, "until": NOW_S + 500},),
+    ({"limit": 0},),
+)
+
+
+@dataclass(slots=True)
+class Tail:
+    """What came for one subscription.
+
+    Attributes:
+        wants_stored: False if only what is published after its EOSE must come.
+        missable: What had been published before that.
+    """
+
+    filters: tuple[Filter, ...]
+    wants_stored: bool = True
+    ids: list[str] = field(default_factory=list)
+    ends: int = 0
+    missable: frozenset[str] = frozenset()
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.ends) and FENCE.event.id in self.ids
+
+    def wants(self, event: Event) -> bool:
+        return any(matches(wanted, event) for wanted in self.filters)
+
+    def faults(self, published: Sequence[EncodedEvent]) -> list[str]:
+        """What is wrong with it, given everything that was stored."""
+        found = []
+        if self.ends != 1:
+            found.append(f"{self.ends} EOSE")
+        wanted = {event.event.id for event in published if self.wants(event.event)}
+        counts = Counter(self.ids)
+        if twice := [event_id for event_id, count in counts.items() if count > 1]:
+            found.append(f"{len(twice)} events twice")
+        if strange := counts.keys() - wanted:
+            found.append(f"{len(strange)} events that do not match")
+        if missing := wanted - counts.keys() - self.missable:
+            found.append(f"{len(missing)} events missing")
+        return found
+
+
+class Reader:
+    """A client that subscribes now and then and listens until the fence has come everywhere."""
+
+    def __init__(self, client: NostrClient, published: Sequence[str]) -> None:
+        self.client = client
+        self.tails: dict[str, Tail] = {}
+        self._published = published
+
+    async def subscribe(self, request: tuple[dict[str, Any], ...]) -> None:
+        sub_id = f"s{len(self.tails)}"
+        filters = tuple(parse_filter(wanted, LIMITS) for wanted in request)
+        self.tails[sub_id] = Tail(filters, wants_stored=filters[0].limit != 0)
+        await self.client.send("REQ", sub_id, *request)
+
+    async def listen(self, is_subscribing: Callable[[], bool]) -> None:
+        while is_subscribing() or not all(tail.is_complete for tail in self.tails.values()):
+            try:
+                message = await self.client.socket.receive()
+            except TimeoutError:
+                return  # what is awaited does not come: it is among the faults
+            self._note(message)
+
+    async def collect_rest(self) -> None:
+        await self.client.fence()
+        for message in self.client.inbox:
+            self._note(message)
+
+    def _note(self, message: list[Any]) -> None:
+        note(message, self.tails)
+        tail = self.tails[message[1]]
+        if message[0] == "EOSE" and not tail.wants_stored:
+            tail.missable = frozenset(self._published)
+
+
+def note(message: list[Any], tails: dict[str, Tail]) -> None:
+    kind, sub_id = message[0], message[1]
+    if kind == "EOSE":
+        tails[sub_id].ends += 1
+    else:
+        assert kind == "EVENT", message
+        tails[sub_id].ids.append(message[2]["id"])
+
+
+def some_events(count: int, key: int, seed: int) -> list[EncodedEvent]:
+    chance = random.Random(seed)
+    return [
+        make_event(
+            key,
+            chance.choice([1, 1, 7]),
+            NOW_S - chance.randrange(200),
+            [["t", chance.choice("ab")]] if chance.random() < 0.8 else [],
+            f"{key} {n}",
+        )
+        for n in range(count)
+    ]
+
+
+async def write(client: NostrClient, events: list[EncodedEvent], published: list[str], chance: random.Random) -> None:
+    left = list(events)
+    while left:
+        burst = [left.pop() for _ in range(min(len(left), chance.choice([1, 10, 30])))]
+        published += [event.event.id for event in burst]
+        await client.accept(*burst)
+
+
+async def hammer(relay: TestedRelay, *, seed: int, n_events: int, n_stored: int) -> list[str]:
+    """Three writers against four readers; the faults found."""
+    chance = random.Random(seed)
+    stored = [fake_event(3, 1, NOW_S - n, [["t", "ab"[n % 2]]], f"{n}" + "x" * 500) for n in range(n_stored)]
+    await relay.fill(stored)
+    batches = [some_events(n_events, key, seed + key) for key in range(3)]
+    published = [event.event.id for event in stored]
+    async with (
+        relay.client() as w0,
+        relay.client() as w1,
+        relay.client() as w2,
+        relay.client() as r0,
+        relay.client() as r1,
+        relay.client() as r2,
+        relay.client() as r3,
+    ):
+        readers = [Reader(client, published) for client in (r0, r1, r2, r3)]
+        subscribing = True
+        async with asyncio.TaskGroup() as group:
+            for reader in readers:
+                group.create_task(reader.listen(lambda: subscribing))
+            async with asyncio.TaskGroup() as writers:
+                for client, batch in zip((w0, w1, w2), batches, strict=True):
+                    writers.create_task(write(client, batch, published, chance))
+                for n in range(32):
+                    reader = readers[n % 4]
+                    await reader.subscribe(REQUESTS[(n + n // 8) % len(REQUESTS)])
+                    for _ in range(chance.randrange(12)):
+                        await asyncio.sleep(0)
+            subscribing = False
+            await w0.accept(LAST_BUT_ONE)
+            await w0.accept(FENCE)
+        for reader in readers:
+            await reader.collect_rest()
+    everything = [*stored, *batches[0], *batches[1], *batches[2], LAST_BUT_ONE, FENCE]
+    return [
+        f"{number} {sub_id}: {fault}"
+        for number, reader in enumerate(readers)
+        for sub_id, tail in reader.tails.items()
+        for fault in tail.faults(everything)
+    ]
+
+
+class UnhurriedStore(StoreProxy):
+    """Its answers take their time, so that much is written while one is sent."""
+
+    def query(self, query: Query, sink: QuerySink) -> QueryHandle:
+        pausing = _PausingSink(sink)
+        pausing.handle = handle = self.inner.query(query, pausing)
+        return handle
+
+
+class _PausingSink:
+    def __init__(self, sink: QuerySink) -> None:
+        self.done = sink.done
+        self.failed = sink.failed
+        self.handle: QueryHandle | None = None
+        self._sink = sink
+
+    def rows(self, events: Sequence[bytes]) -> bool:
+        self._sink.rows(events)
+        asyncio.get_running_loop().call_later(PAUSE_S, self._go_on)
+        return False
+
+    def _go_on(self) -> None:
+        assert self.handle is not None
+        self.handle.resume()
+
+
+@pytest.mark.parametrize(
+    ("n_stored", "wrap"), [(1200, StoreProxy), (0, StoreProxy), (1200, UnhurriedStore)], ids=["full", "empty", "slow"]
+)
+def test_every_event_exactly_once(n_stored: int, wrap: Callable[[EventStore], StoreProxy], tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_relay(tmp_path, wrap=wrap, default_limit=5000) as relay:
+            faults = await hammer(relay, seed=1, n_events=500, n_stored=n_stored)
+        assert faults == []
+
+    run_async(main())
+
+
+def _subscribe_after_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drops what a relay would never hear of that asks the store first and subscribes then."""
+    monkeypatch.setattr(Subscription, "_hold", lambda self, serial, event: None)
+
+
+def _forget_the_serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends what is live whether or not the stored answer had it already."""
+    correct = Subscription.done
+    monkeypatch.setattr(Subscription, "done", lambda self, through_serial: correct(self, 0))
+
+
+def _end_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    correct = Subscription.done
+
+    def done(self: Subscription, through_serial: int) -> None:
+        self._reader.peer.send(json.dumps(["EOSE", self.sub_id]).encode())
+        correct(self, through_serial)
+
+    monkeypatch.setattr(Subscription, "done", done)
+
+
+def _drop_the_first_live_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    correct = Subscription.done
+    monkeypatch.setattr(Subscription, "done", lambda self, through_serial: correct(self, through_serial + 1))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "symptom"),
+    [
+        (_subscribe_after_the_query, "missing"),
+        (_forget_the_serial, "twice"),
+        (_end_twice, "2 EOSE"),
+        (_drop_the_first_live_event, "missing"),
+    ],
+)
+def test_broken_relays_are_found_out(
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    symptom: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        for attempt in range(5):
+            async with running_relay(tmp_path / str(attempt), wrap=UnhurriedStore, default_limit=5000) as relay:
+                faults = await hammer(relay, seed=attempt, n_events=100, n_stored=1200)
+            if faults:
+                break
+        assert any(symptom in fault for fault in faults), faults
+
+    break_it(monkeypatch)
+    run_async(main())
+
+
+# Replaceable events
+
+
+@on_relay(default_limit=5000)
+async def test_versions_follow_each_other_without_a_gap(relay: TestedRelay) -> None:
+    """Of each address a reader gets one stored version, or none yet, and then every later one, in order."""
+    n_versions, n_addresses = 40, 5
+    await relay.fill([fake_event(3, 1, NOW_S - n, content=f"{n}" + "x" * 500) for n in range(1000)])
+    versions = [
+        [make_event(key, 30_023, NOW_S + n, [["d", str(d)]]) for n in range(n_versions)]
+        for key in range(2)
+        for d in range(n_addresses)
+    ]
+    order = {event.event.id: (address, n) for address, each in enumerate(versions) for n, event in enumerate(each)}
+    chance = random.Random(5)
+    async with relay.client() as w0, relay.client() as w1, relay.client() as r0, relay.client() as r1:
+        readers = [Reader(r0, []), Reader(r1, [])]
+        subscribing = True
+
+        async def update(client: NostrClient, mine: list[list[EncodedEvent]]) -> None:
+            for step in zip(*mine, strict=True):
+                await client.accept(*step)
+
+        async with asyncio.TaskGroup() as group:
+            for reader in readers:
+                group.create_task(reader.listen(lambda: subscribing))
+            async with asyncio.TaskGroup() as writers:
+                writers.create_task(update(w0, versions[:n_addresses]))
+                writers.create_task(update(w1, versions[n_addresses:]))
+                for n in range(24):
+                    await readers[n % 2].subscribe(({"kinds": [30_023, 7777]}, {"kinds": [1]})[: 1 + n % 2])
+                    for _ in range(chance.randrange(30)):
+                        await asyncio.sleep(0)
+            subscribing = False
+            await w0.accept(FENCE)
+        for reader in readers:
+            await reader.collect_rest()
+    for reader in readers:
+        for tail in reader.tails.values():
+            assert tail.ends == 1
+            seen: dict[int, list[int]] = {address: [] for address in range(len(versions))}
+            for event_id in tail.ids:
+                if event_id in order:
+                    address, n = order[event_id]
+                    seen[address].append(n)
+            for steps in seen.values():
+                assert steps == list(range(n_versions - len(steps), n_versions)), steps
+                assert steps
+
+
+# Slow readers
+
+
+@pytest.mark.parametrize("request_", [({},), ({"kinds": [1, 7777]}, {"authors": [KEYS[0]]})], ids=["all", "union"])
+def test_answer_that_is_held_back_while_live_events_come(request_: tuple[dict[str, Any], ...], tmp_path: Path) -> None:
+    stored = [fake_event(3, 1, NOW_S - n, content=f"{n}" + "x" * 40_000) for n in range(300)]
+    live = some_events(200, 0, 9)
+
+    async def main() -> None:
+        async with (
+            running_relay(tmp_path, default_limit=5000) as relay,
+            relay.slow_client() as reader,
+            relay.client() as writer,
+        ):
+            await relay.fill(stored)
+            tails = {str(n): Tail(tuple(parse_filter(wanted, LIMITS) for wanted in request_)) for n in range(2)}
+            send_at_once(reader, *(["REQ", sub_id, *request_] for sub_id in tails))
+            await until(lambda: len(relay.store.queries) == 2, "the queries")
+            await writer.accept(*live[:100])
+            await until(lambda: relay.held_bytes, "live events that are held back")
+            read = 0
+
+            async def read_some(enough: Callable[[], bool]) -> None:
+                nonlocal read
+                while not enough():
+                    opcode, payload = await reader.receive_frame()
+                    assert opcode == TEXT
+                    note(json.loads(payload), tails)
+                    read += 1
+
+            await read_some(lambda: read > len(stored) // 2)
+            assert relay.held_bytes, "the answer is still being sent"
+            await writer.accept(*live[100:])
+            await writer.accept(FENCE)
+            await read_some(lambda: all(tail.is_complete for tail in tails.values()))
+            send_at_once(reader, ["REQ", "end", {"limit": 0}])
+            tails["end"] = Tail(())
+            await read_some(lambda: bool(tails["end"].ends))
+            for sub_id in ("0", "1"):
+                assert tails[sub_id].faults([*stored, *live, FENCE]) == []
+            assert relay.held_bytes == 0
+
+    run_async(main())
+
+
+@on_relay(default_limit=5000)
+async def test_event_that_is_deleted_while_the_answer_is_held_back(relay: TestedRelay) -> None:
+    """It may come before the deletion or not at all, and everything else comes once."""
+    stored = [fake_event(0, 1, NOW_S - n, content=f"{n}" + "x" * 40_000) for n in range(300)]
+    await relay.fill(stored)
+    victim = stored[-1]
+    deletion = make_event(0, 5, NOW_S + 1, [["e", victim.event.id]])
+    tails = {"s": Tail((Filter(),))}
+    async with relay.slow_client() as reader, relay.client() as writer:
+        send_at_once(reader, ["REQ", "s", {}])
+        await until(lambda: relay.store.queries, "the query")
+        await writer.accept(deletion, FENCE)
+        while not tails["s"].is_complete:
+            _, payload = await reader.receive_frame()
+            note(json.loads(payload), tails)
+    assert tails["s"].faults([*stored[:-1], deletion, FENCE]) == []

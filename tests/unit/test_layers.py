@@ -1,0 +1,209 @@
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+import orly
+
+APP = Path(orly.__file__).parents[1]
+
+OUTSIDE_WORLD = (
+    "asyncio",
+    "grpc",
+    "lmdb",
+    "logging",
+    "multiprocessing",
+    "os",
+    "pathlib",
+    "random",
+    "secrets",
+    "select",
+    "selectors",
+    "shutil",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "uvloop",
+)
+
+
+BY_NAME = ("__import__", "import_module", "importlib.import_module")
+"""Calls that import; their argument must be a literal, so that it can be checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Modules that match `who` import nothing that is `banned`, or inside it, other than `but`."""
+
+    who: str
+    unless: str = ""
+    banned: tuple[str, ...]
+    but: tuple[str, ...] = ()
+    why: str
+
+
+RULES = (
+    Rule(who="orly.nostr*", banned=OUTSIDE_WORLD, why="protocol is pure"),
+    Rule(
+        who="orly.nostr*",
+        banned=("orly",),
+        but=("orly.nostr",),
+        why="protocol knows nothing of the project around it",
+    ),
+    Rule(who="orly.negentropy*", banned=OUTSIDE_WORLD, why="protocol is pure"),
+    Rule(who="orly.negentropy*", banned=("orly",), but=("orly.negentropy", "orly.nostr"), why="protocol is pure"),
+    Rule(who="orly.sync.*.state", banned=OUTSIDE_WORLD, why="state machines are pure"),
+    Rule(who="orly.units", banned=OUTSIDE_WORLD, why="parsers are pure"),
+    Rule(who="orly.env_file", banned=OUTSIDE_WORLD, why="parsers are pure"),
+    Rule(who="*", unless="orly.store.lmdb*", banned=("lmdb",), why="one package knows the engine"),
+    Rule(who="orly.store*", banned=("orly.relay", "orly.cli"), why="the store serves, it does not ask"),
+    Rule(who="orly.relay*", banned=("orly.cli",), why="the command line starts the relay, not the reverse"),
+    Rule(
+        who="orly.relay*",
+        banned=("orly.store",),
+        but=("orly.store.base",),
+        why="the relay knows the interface of a store, not which one it is",
+    ),
+)
+
+
+def is_inside(name: str, package: str) -> bool:
+    """Whether a dotted name is a package or lies in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def module_name(path: Path, root: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything a file imports, wherever in the file that is."""
+    package = module_name(path, root).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in BY_NAME and node.args:
+            yield node.lineno, str(ast.literal_eval(node.args[0]))
+
+
+def violations(root: Path) -> list[str]:
+    """Each import below `root` that a rule forbids, as `module:line imports name: why`."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        module = module_name(path, root)
+        rules = [rule for rule in RULES if fnmatchcase(module, rule.who) and not fnmatchcase(module, rule.unless)]
+        for line, name in imports(path, root):
+            for rule in rules:
+                is_banned = any(is_inside(name, banned) for banned in rule.banned)
+                if is_banned and not any(is_inside(name, allowed) for allowed in rule.but):
+                    found.append(f"{module}:{line} imports {name}: {rule.why}")
+    return found
+
+
+def write(root: Path, name: str, text: str) -> None:
+    """Write one source file of a made-up tree."""
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_imports_run_one_way() -> None:
+    assert violations(APP) == []
+
+
+def test_the_walk_sees_the_project() -> None:
+    modules = {module_name(path, APP) for path in APP.rglob("*.py")}
+    assert {"orly", "orly.settings", "orly.nostr", "orly.nostr.nip19", "orly.cli.docs"} <= modules
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("orly/nostr/x.py", "import asyncio", "orly.nostr.x:1 imports asyncio: protocol is pure"),
+        ("orly/nostr/x.py", "a = 1\nfrom os import path", "orly.nostr.x:2 imports os.path: protocol is pure"),
+        ("orly/nostr/x.py", "import os.path as p", "orly.nostr.x:1 imports os.path: protocol is pure"),
+        ("orly/nostr/x.py", "def f():\n    import time", "orly.nostr.x:2 imports time: protocol is pure"),
+        ("orly/nostr/x.py", "__import__('socket')", "orly.nostr.x:1 imports socket: protocol is pure"),
+        ("orly/nostr/__init__.py", "import random", "orly.nostr:1 imports random: protocol is pure"),
+        (
+            "orly/nostr/x.py",
+            "from orly import clock",
+            "orly.nostr.x:1 imports orly.clock: protocol knows nothing of the project around it",
+        ),
+        (
+            "orly/nostr/x.py",
+            "from .. import clock",
+            "orly.nostr.x:1 imports orly.clock: protocol knows nothing of the project around it",
+        ),
+        ("orly/negentropy/x.py", "import threading", "orly.negentropy.x:1 imports threading: protocol is pure"),
+        (
+            "orly/sync/cluster/state.py",
+            "import time",
+            "orly.sync.cluster.state:1 imports time: state machines are pure",
+        ),
+        ("orly/relay/x.py", "import lmdb", "orly.relay.x:1 imports lmdb: one package knows the engine"),
+        (
+            "orly/store/base.py",
+            "from lmdb import Error",
+            "orly.store.base:1 imports lmdb.Error: one package knows the engine",
+        ),
+        (
+            "orly/store/lmdb/x.py",
+            "from orly.relay import feed",
+            "orly.store.lmdb.x:1 imports orly.relay.feed: the store serves, it does not ask",
+        ),
+        (
+            "orly/store/x.py",
+            "import orly.cli.main",
+            "orly.store.x:1 imports orly.cli.main: the store serves, it does not ask",
+        ),
+        (
+            "orly/relay/x.py",
+            "from orly.cli import main",
+            "orly.relay.x:1 imports orly.cli.main: the command line starts the relay, not the reverse",
+        ),
+        (
+            "orly/relay/x.py",
+            "from orly.store import lmdb",
+            "orly.relay.x:1 imports orly.store.lmdb: the relay knows the interface of a store, not which one it is",
+        ),
+        (
+            "orly/relay/x.py",
+            "from orly.store.lmdb.store import LmdbStore",
+            "orly.relay.x:1 imports orly.store.lmdb.store.LmdbStore: "
+            "the relay knows the interface of a store, not which one it is",
+        ),
+    ],
+)
+def test_a_violation_is_found(tmp_path: Path, name: str, text: str, found: str) -> None:
+    write(tmp_path, name, text)
+    assert violations(tmp_path) == [found]
+
+
+def test_what_is_allowed_is_not_found(tmp_path: Path) -> None:
+    write(tmp_path, "orly/nostr/x.py", "import re\nfrom orly.nostr import event\nfrom . import tags\nimport timeit")
+    write(tmp_path, "orly/sync/cluster/manager.py", "import time")
+    write(tmp_path, "orly/sync/cluster/state.py", "from orly.nostr import event")
+    write(tmp_path, "orly/store/lmdb/x.py", "import lmdb, os\nfrom orly.store.base import EventStore")
+    write(
+        tmp_path,
+        "orly/relay/x.py",
+        "import asyncio\nfrom orly.store.base import EventStore\nfrom orly.store import base",
+    )
+    write(tmp_path, "orly/cli/main.py", "from orly.store.lmdb.store import LmdbStore\nimport orly.relay.server")
+    assert violations(tmp_path) == []

@@ -1,0 +1,59 @@
+import pytest
+from tests.settings_environment import load_with, problems
+
+from orly.settings import SETTINGS, Settings
+from orly.settings_rules import CEILINGS, conflicts
+
+ROWS = {row.attr: row for row in SETTINGS}
+
+
+@pytest.mark.parametrize(("attr", "ceiling"), CEILINGS)
+def test_a_value_may_equal_its_ceiling_and_not_exceed_it(attr: str, ceiling: str) -> None:
+    row, above = ROWS[attr], ROWS[ceiling]
+    assert row.least is not None
+    assert above.least is not None
+    edge = int(max(row.least, above.least))
+    loaded = load_with(**{row.env: str(edge), above.env: str(edge)})
+    assert getattr(loaded.settings, attr) == getattr(loaded.settings, ceiling) == edge
+    (found,) = problems(**{row.env: str(edge + 1), above.env: str(edge)})
+    assert found == f"{row.env}={row.form.show(edge + 1)} is more than {above.env}={above.form.show(edge)}"
+
+
+@pytest.mark.parametrize(("attr", "ceiling"), CEILINGS)
+def test_a_default_is_lowered_to_a_ceiling_that_was_given(attr: str, ceiling: str) -> None:
+    row, above = ROWS[attr], ROWS[ceiling]
+    assert row.least is not None
+    assert above.least is not None
+    edge = int(max(row.least, above.least))
+    loaded = load_with(**{above.env: str(edge)})
+    assert getattr(loaded.settings, attr) == edge
+    assert loaded.sources[row.env] == f"default, lowered to {above.env}"
+
+
+@pytest.mark.parametrize(("attr", "ceiling"), CEILINGS)
+def test_a_value_above_the_default_of_its_ceiling_is_refused(attr: str, ceiling: str) -> None:
+    row, above = ROWS[attr], ROWS[ceiling]
+    found = problems(**{row.env: str(getattr(Settings(), ceiling) + 1)})
+    assert any(line.endswith(f"is more than {above.env}={above.default}") for line in found)
+
+
+def test_a_backlog_holds_two_of_the_largest_events() -> None:
+    sizes = {"ORLY_MAX_EVENT_SIZE": "1MiB", "ORLY_MAX_SEND_BACKLOG": "2MiB"}
+    assert load_with(**sizes).settings.max_event_bytes == 2**20
+    (found,) = problems(**sizes | {"ORLY_MAX_SEND_BACKLOG": str(2 * 2**20 - 1)})
+    assert found.endswith("is less than twice ORLY_MAX_EVENT_SIZE=1MiB: a large event could not be sent")
+
+
+def test_two_listeners_need_two_ports() -> None:
+    (found,) = problems(ORLY_PORT="4000", ORLY_HEALTH_PORT="4000")
+    assert found == "ORLY_PORT=4000 and ORLY_HEALTH_PORT=4000 are the same port"
+    assert load_with(ORLY_PORT="0", ORLY_HEALTH_PORT="0").settings.port == 0
+
+
+def test_logs_go_to_one_place() -> None:
+    (found,) = problems(ORLY_LOG_TO_STDOUT="true", ORLY_LOG_FILE="/var/log/x")
+    assert found == "ORLY_LOG_TO_STDOUT=true and ORLY_LOG_FILE=/var/log/x exclude each other"
+
+
+def test_the_defaults_keep_every_rule() -> None:
+    assert list(conflicts(Settings(), SETTINGS)) == []

@@ -92,7 +92,7 @@ class Reading:
         self._subscriptions[sub_id] = subscription
         self._n_values += subscription.n_values
         self._context.live.index.add(subscription)
-        if all(wanted.limit == 0 for wanted in filters):
+        if filters[0].limit == 0 and all(wanted.limit == 0 for wanted in filters):
             self._load(subscription)  # nothing stored is wanted: there is no answer to wait a turn for
         else:
             self._waiting.append(subscription)

@@ -171,8 +171,8 @@ class RunningQuery:
         while index < len(serials) and size < ROWS_BYTES:
             serial = serials[index]
             index += 1
-            raw = get(serial, None, events) if serial not in hidden else None
-            if raw is not None:
+            raw = get(serial, None, events)
+            if raw is not None and not (hidden and serial in hidden):
                 rows.append(raw)
                 size += len(raw)
         self._sent = index

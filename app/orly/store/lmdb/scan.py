@@ -8,7 +8,7 @@ from typing import Any, Final
 from orly.nostr.event import MAX_CREATED_AT
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment
-from orly.store.lmdb.tail import Tail
+from orly.store.lmdb.tail import Generation, Tail
 
 __all__ = ["Scan"]
 
@@ -23,10 +23,11 @@ class Scan:
         through: The newest serial in that view (8 bytes); rows in memory above it are not committed yet.
     """
 
-    __slots__ = ("_active", "_border", "_generations", "_tables", "_txn", "through")
+    __slots__ = ("_active", "_border", "_generations", "_tables", "_through", "_txn", "through")
 
     def __init__(self, txn: Any, tables: Environment, tail: Tail, through: bytes) -> None:
         self.through = through
+        self._through = int.from_bytes(through, "big")
         self._txn = txn
         self._tables = tables
         self._active = tail.active
@@ -67,8 +68,12 @@ class Scan:
         self, rows: list[bytes], index: str, prefix: bytes, since: int, until: int, first_chunk: int
     ) -> Iterator[list[bytes]]:
         border = self._border
-        yield from _waiting_chunks(rows, max(since, border + 1), until, first_chunk, self.through)
+        yield from _waiting_chunks(rows, max(since, border + 1), until, first_chunk, self._bound(self._active))
         yield from self._older(index, prefix, since, border, first_chunk)
+
+    def _bound(self, generation: Generation) -> bytes | None:
+        """The serial above which its rows are not committed yet; None if all are, as mostly."""
+        return self.through if generation.last_serial > self._through else None
 
     def _older(self, index: str, prefix: bytes, since: int, until: int, first_chunk: int) -> Iterator[list[bytes]]:
         if until < since:
@@ -78,7 +83,7 @@ class Scan:
         else:
             stored = _stored_chunks(self._txn, getattr(self._tables, index), prefix, since, until, first_chunk)
         waiting = [
-            _waiting_chunks(rows, since, until, first_chunk, self.through)
+            _waiting_chunks(rows, since, until, first_chunk, self._bound(generation))
             for generation in self._generations
             if (rows := generation.tables[index].get(prefix)) is not None
         ]
@@ -143,7 +148,7 @@ def _seek_before(cursor: Any, prefix: bytes, until: int) -> bool:
 
 
 def _waiting_chunks(
-    rows: list[bytes], since: int, until: int, first_chunk: int, through: bytes
+    rows: list[bytes], since: int, until: int, first_chunk: int, through: bytes | None
 ) -> Iterator[list[bytes]]:
     """The same for rows in memory, which may come and go between two chunks."""
     if until < since:
@@ -160,7 +165,9 @@ def _waiting_chunks(
         if not chunk:
             return
         upper = chunk[0]
-        chunk = [position for position in reversed(chunk) if position[_SERIAL] <= through]
+        chunk.reverse()
+        if through is not None:
+            chunk = [position for position in chunk if position[_SERIAL] <= through]
         if chunk:
             yield chunk
         size = min(size * 4, MAX_CHUNK)

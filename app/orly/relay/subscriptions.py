@@ -1,6 +1,6 @@
 """Which open subscriptions an event matches: an inverted index over their filters."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final, Generic, Protocol, TypeVar
 
 from orly.nostr.event import MAX_CREATED_AT, Event
@@ -24,18 +24,25 @@ class _Entry(Generic[S]):
     """One filter of one subscription.
 
     Attributes:
+        table: Where it hangs.
+        keys: Under which keys of that.
         exact: The key under which it hangs is its only condition.
     """
 
-    __slots__ = ("exact", "subscription", "wanted")
+    __slots__ = ("exact", "keys", "subscription", "table", "wanted")
 
-    def __init__(self, subscription: S, wanted: Filter, *, exact: bool) -> None:
+    def __init__(
+        self, subscription: S, wanted: Filter, table: "_Table[S]", keys: "Collection[_Key]", *, exact: bool
+    ) -> None:
         self.subscription = subscription
         self.wanted = wanted
+        self.table = table
+        self.keys = keys
         self.exact = exact
 
 
 _Key = tuple[str, str] | str | int
+_Table = dict[_Key, dict[_Entry[S], None]]
 _CATCH_ALL: Final = "*"
 
 
@@ -43,11 +50,11 @@ class SubscriptionIndex(Generic[S]):
     """Each filter hangs under its ids, else its authors, else its smallest tag set, else its kinds, else apart."""
 
     def __init__(self) -> None:
-        self._by_id: dict[_Key, dict[_Entry[S], None]] = {}
-        self._by_author: dict[_Key, dict[_Entry[S], None]] = {}
-        self._by_tag: dict[_Key, dict[_Entry[S], None]] = {}
-        self._by_kind: dict[_Key, dict[_Entry[S], None]] = {}
-        self._others: dict[_Key, dict[_Entry[S], None]] = {}
+        self._by_id: _Table[S] = {}
+        self._by_author: _Table[S] = {}
+        self._by_tag: _Table[S] = {}
+        self._by_kind: _Table[S] = {}
+        self._others: _Table[S] = {}
         self._entries: dict[int, list[_Entry[S]]] = {}
         self._stamp = 0
 
@@ -62,7 +69,7 @@ class SubscriptionIndex(Generic[S]):
                 continue
             table, wanted_keys, n_conditions = self._place(wanted)
             exact = n_conditions <= 1 and wanted.since == 0 and wanted.until == MAX_CREATED_AT
-            entry = _Entry(subscription, wanted, exact=exact)
+            entry = _Entry(subscription, wanted, table, wanted_keys, exact=exact)
             for key in wanted_keys:
                 table.setdefault(key, {})[entry] = None
             entries.append(entry)
@@ -71,14 +78,14 @@ class SubscriptionIndex(Generic[S]):
     def remove(self, subscription: S) -> None:
         """Forget a subscription; one that is not in here is no error."""
         for entry in self._entries.pop(id(subscription), ()):
-            table, wanted_keys, _ = self._place(entry.wanted)
-            for key in wanted_keys:
+            table = entry.table
+            for key in entry.keys:
                 entries = table[key]
                 del entries[entry]
                 if not entries:
                     del table[key]
 
-    def _place(self, wanted: Filter) -> tuple[dict[_Key, dict[_Entry[S], None]], Iterable[_Key], int]:
+    def _place(self, wanted: Filter) -> tuple[_Table[S], Collection[_Key], int]:
         """The table and keys for a filter, and how many conditions it has besides time."""
         count = (wanted.ids is not None) + (wanted.authors is not None) + (wanted.kinds is not None) + len(wanted.tags)
         if wanted.ids is not None:

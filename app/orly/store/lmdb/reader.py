@@ -135,6 +135,8 @@ class Reader:
             steps.append(self._matching(wanted))
         if not steps:
             return lambda chunk: chunk
+        if len(steps) == 1:
+            return steps[0]
 
         def keep(chunk: list[bytes]) -> list[bytes]:
             for step in steps:

@@ -13,6 +13,8 @@ from typing import Final
 import msgspec
 from tests.bench.errors import BenchError
 
+from orly.nostr.signing import sign_event, verify_event
+
 __all__ = ["Memory", "ProcessTree", "machine_facts", "percentile"]
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -107,6 +109,7 @@ def machine_facts(packages: Iterable[str]) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "system": f"{platform.system()} {platform.release()}, load {load} before the run",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "yardstick": f"one signature check takes {_signature_check_s() * 1e6:.1f} us of CPU (best of 5 x 1000)",
         "disk": f"fdatasync of 4 KiB takes {_fdatasync_s() * 1e3:.2f} ms (median of 50) in {tempfile.gettempdir()}",
     }
     for name in packages:
@@ -122,6 +125,18 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _signature_check_s() -> float:
+    """CPU time of one BIP-340 check in C: pure computation, so it tells how fast this machine is right now."""
+    event = sign_event(bytes([1] * 32), created_at=1, kind=1, content="x")
+    best = float("inf")
+    for _ in range(5):
+        begin = time.process_time()
+        for _ in range(1000):
+            verify_event(event)
+        best = min(best, (time.process_time() - begin) / 1000)
+    return best
 
 
 def _fdatasync_s() -> float:

@@ -129,9 +129,8 @@ def decode_event(raw: bytes) -> EncodedEvent:
         raise EventError(f"kind is outside 0..{MAX_KIND}", event.id)
     if not 0 <= event.created_at <= MAX_CREATED_AT:
         raise EventError("created_at is outside 0..2^63-1", event.id)
-    for index, tag in enumerate(event.tags):
-        if not tag:
-            raise EventError(f"tag {index} is empty", event.id)
+    if [] in event.tags:
+        raise EventError(f"tag {event.tags.index([])} is empty", event.id)
     pubkey = _hex_field(event, "pubkey", event.pubkey, 32)
     sig = _hex_field(event, "sig", event.sig, 64)
     id_bytes = sha256(orjson.dumps([0, event.pubkey, event.created_at, event.kind, event.tags, event.content])).digest()

@@ -91,4 +91,4 @@ def expiration(event: Event) -> int | None:
 
 def is_protected(event: Event) -> bool:
     """Whether only the author may publish it (NIP-70: there is a tag named `-`)."""
-    return any(tag[0] == "-" for tag in event.tags)
+    return "-" in [tag[0] for tag in event.tags]

@@ -89,7 +89,7 @@ class Outbox(asyncio.Protocol):
         """Sends frames made by `text_frame`, which may be shared with other connections and are not copied here."""
         if self._open:
             self._queue += frames
-            self._queued_bytes += sum(map(len, frames))
+            self._queued_bytes += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
             if not self._scheduled:
                 self._schedule()
             if self._queued_bytes > self._mark_bytes:

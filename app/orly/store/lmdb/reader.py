@@ -79,6 +79,17 @@ class Reader:
         through: The newest serial in it (8 bytes).
     """
 
+    __slots__ = (
+        "_expired",
+        "_now_s",
+        "_private",
+        "_scan",
+        "_scope",
+        "_tables",
+        "_txn",
+        "through",
+    )
+
     def __init__(
         self, txn: Any, tables: Environment, scan: Scan, *, scope: ReadScope, now_s: int, expired: set[bytes]
     ) -> None:

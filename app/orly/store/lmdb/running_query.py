@@ -44,6 +44,27 @@ class RunningQuery:
         finished: Called once, when the query is over for whatever reason.
     """
 
+    __slots__ = (
+        "_expired",
+        "_finished",
+        "_found",
+        "_hidden",
+        "_loop",
+        "_monotonic",
+        "_over",
+        "_packed",
+        "_paused",
+        "_query",
+        "_search",
+        "_sent",
+        "_serials",
+        "_sink",
+        "_started_s",
+        "_tables",
+        "_through_serial",
+        "_txn",
+    )
+
     def __init__(
         self,
         tables: Environment,

@@ -23,11 +23,10 @@ class Scan:
         through: The newest serial in that view (8 bytes); rows in memory above it are not committed yet.
     """
 
-    __slots__ = ("_active", "_border", "_generations", "_tables", "_through", "_txn", "through")
+    __slots__ = ("_active", "_border", "_generations", "_tables", "_txn", "through")
 
     def __init__(self, txn: Any, tables: Environment, tail: Tail, through: bytes) -> None:
         self.through = through
-        self._through = int.from_bytes(through, "big")
         self._txn = txn
         self._tables = tables
         self._active = tail.active
@@ -58,8 +57,7 @@ class Scan:
             first_chunk: How many rows to read at first.
         """
         rows = self._active.tables[index].get(prefix)
-        border = self._border
-        if rows is None or until <= border:
+        if rows is None or until <= self._border:
             return self._older(index, prefix, since, until, first_chunk)
         # What is newer than all that is not in the active generation needs no look at the rest.
         return self._fresh_then_older(rows, index, prefix, since, until, first_chunk)
@@ -68,12 +66,8 @@ class Scan:
         self, rows: list[bytes], index: str, prefix: bytes, since: int, until: int, first_chunk: int
     ) -> Iterator[list[bytes]]:
         border = self._border
-        yield from _waiting_chunks(rows, max(since, border + 1), until, first_chunk, self._bound(self._active))
+        yield from _waiting_chunks(self._active, rows, max(since, border + 1), until, first_chunk, self.through)
         yield from self._older(index, prefix, since, border, first_chunk)
-
-    def _bound(self, generation: Generation) -> bytes | None:
-        """The serial above which its rows are not committed yet; None if all are, as mostly."""
-        return self.through if generation.last_serial > self._through else None
 
     def _older(self, index: str, prefix: bytes, since: int, until: int, first_chunk: int) -> Iterator[list[bytes]]:
         if until < since:
@@ -83,7 +77,7 @@ class Scan:
         else:
             stored = _stored_chunks(self._txn, getattr(self._tables, index), prefix, since, until, first_chunk)
         waiting = [
-            _waiting_chunks(rows, since, until, first_chunk, self._bound(generation))
+            _waiting_chunks(generation, rows, since, until, first_chunk, self.through)
             for generation in self._generations
             if (rows := generation.tables[index].get(prefix)) is not None
         ]
@@ -148,13 +142,14 @@ def _seek_before(cursor: Any, prefix: bytes, until: int) -> bool:
 
 
 def _waiting_chunks(
-    rows: list[bytes], since: int, until: int, first_chunk: int, through: bytes | None
+    generation: Generation, rows: list[bytes], since: int, until: int, first_chunk: int, through: bytes
 ) -> Iterator[list[bytes]]:
-    """The same for rows in memory, which may come and go between two chunks."""
+    """The same for rows in memory, which may come and go between two chunks; none has a serial above `through`."""
     if until < since:
         return
     lowest = keys.time_bytes(since) if since else b""
     upper = keys.time_bytes(until + 1)
+    last_serial = int.from_bytes(through, "big")
     size = first_chunk
     while True:
         end = bisect_left(rows, upper)
@@ -166,7 +161,7 @@ def _waiting_chunks(
             return
         upper = chunk[0]
         chunk.reverse()
-        if through is not None:
+        if generation.last_serial > last_serial:  # looked at anew for each chunk, since it may have grown
             chunk = [position for position in chunk if position[_SERIAL] <= through]
         if chunk:
             yield chunk

@@ -1,7 +1,7 @@
 """One write transaction: what saving, replacing, deleting and expiring do to the tables.
 
-Rows of new events are collected and put sorted, table by table, when the transaction ends or an effect needs
-to see them; everything else reads and writes the tables directly.
+New events are collected and put when the transaction ends or an effect needs to see them; their index rows wait in
+memory (see `Tail`). Everything else reads and writes the tables directly.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
-from orly.nostr.message import closed_text, event_prefix
+from orly.nostr.message import closed_text, eose_text, event_prefix
 from orly.nostr.reason import Prefix, Refusal
 from orly.relay.frames import event_frames
 from orly.relay.peer import Peer
@@ -18,9 +18,6 @@ MAX_HELD_BYTES: Final = 4 * 1024 * 1024
 """Live events of one connection that may wait for the ends of its stored answers."""
 
 _HELD_OVERHEAD_BYTES: Final = 100
-
-_SUB_ID_IN_PREFIX: Final = slice(len('["EVENT",'), -1)
-"""The id as JSON, encoded once."""
 
 
 class Reader(Protocol):
@@ -128,7 +125,7 @@ class Subscription:
         self._phase = _Phase.LIVE
         self._after_serial = through_serial
         peer = self._reader.peer
-        peer.send(b'["EOSE",' + self.prefix[_SUB_ID_IN_PREFIX] + b"]")
+        peer.send(eose_text(self.sub_id))
         if self._held:
             fresh = [event.raw for serial, event in self._held if not serial or serial > through_serial]
             self._release()

@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,9 @@ from orly.nostr.event import EncodedEvent, Event
 from orly.nostr.filter import Filter, FilterLimits, matches, parse_filter
 from orly.relay.subscription import Subscription
 from orly.store.base import EventStore, Query, QueryHandle, QuerySink
+from orly.store.lmdb import running_query, scan
+from orly.store.lmdb.running_query import RunningQuery
+from orly.store.lmdb.scan import Scan
 
 FENCE: Final = make_event(0, 7777, NOW_S + 500, [["t", "fence"]], "the last event")
 """Matches every filter here and is published last: whoever has it and EOSE will get nothing more."""
@@ -140,16 +143,20 @@ def some_events(count: int, key: int, seed: int) -> list[EncodedEvent]:
     ]
 
 
-async def write(client: NostrClient, events: list[EncodedEvent], published: list[str], chance: random.Random) -> None:
+async def write(
+    client: NostrClient, events: list[EncodedEvent], published: list[str], chance: random.Random, pause_turns: int
+) -> None:
     left = list(events)
     while left:
         burst = [left.pop() for _ in range(min(len(left), chance.choice([1, 10, 30])))]
         published += [event.event.id for event in burst]
         await client.accept(*burst)
+        for _ in range(chance.randrange(pause_turns + 1)):
+            await asyncio.sleep(0)
 
 
-async def hammer(relay: TestedRelay, *, seed: int, n_events: int, n_stored: int) -> list[str]:
-    """Three writers against four readers; the faults found."""
+async def hammer(relay: TestedRelay, *, seed: int, n_events: int, n_stored: int, pause_turns: int = 0) -> list[str]:
+    """Three writers against four readers; the faults found. With pauses the store is idle now and then."""
     chance = random.Random(seed)
     stored = [fake_event(3, 1, NOW_S - n, [["t", "ab"[n % 2]]], f"{n}" + "x" * 500) for n in range(n_stored)]
     await relay.fill(stored)
@@ -171,7 +178,7 @@ async def hammer(relay: TestedRelay, *, seed: int, n_events: int, n_stored: int)
                 group.create_task(reader.listen(lambda: subscribing))
             async with asyncio.TaskGroup() as writers:
                 for client, batch in zip((w0, w1, w2), batches, strict=True):
-                    writers.create_task(write(client, batch, published, chance))
+                    writers.create_task(write(client, batch, published, chance, pause_turns))
                 for n in range(32):
                     reader = readers[n % 4]
                     await reader.subscribe(REQUESTS[(n + n // 8) % len(REQUESTS)])
@@ -224,6 +231,32 @@ def test_every_event_exactly_once(n_stored: int, wrap: Callable[[EventStore], St
     async def main() -> None:
         async with running_relay(tmp_path, wrap=wrap, default_limit=5000) as relay:
             faults = await hammer(relay, seed=1, n_events=500, n_stored=n_stored)
+        assert faults == []
+
+    run_async(main())
+
+
+@pytest.mark.parametrize("n_stored", [300, 1200])
+def test_searches_of_many_turns(n_stored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches rest after a few rows, answers after a few events: much is stored while one is under way."""
+    run, chunks = RunningQuery.run, Scan.chunks
+
+    def run_later(search: RunningQuery) -> None:
+        search._loop.call_later(PAUSE_S / 4, run, search)
+
+    def small_chunks(
+        view: Scan, index: str, prefix: bytes, since: int, until: int, _first_chunk: int
+    ) -> Iterator[list[bytes]]:
+        return chunks(view, index, prefix, since, until, 4)
+
+    monkeypatch.setattr(running_query, "SLICE_S", 0.0)
+    monkeypatch.setattr(RunningQuery, "run", run_later)
+    monkeypatch.setattr(scan, "MAX_CHUNK", 16)
+    monkeypatch.setattr(Scan, "chunks", small_chunks)
+
+    async def main() -> None:
+        async with running_relay(tmp_path, wrap=UnhurriedStore, default_limit=5000) as relay:
+            faults = await hammer(relay, seed=3, n_events=500, n_stored=n_stored, pause_turns=60)
         assert faults == []
 
     run_async(main())

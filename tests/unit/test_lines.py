@@ -45,7 +45,7 @@ def test_how_the_stream_is_cut_does_not_matter(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     texts = whole.split(b"\n")
     expected = texts if texts[-1] else texts[:-1]
-    assert read_all(pieces) == list(enumerate(expected, start=1))
+    assert read_all(pieces, max_line_bytes=len(whole)) == list(enumerate(expected, start=1))
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\nnext\n"])

@@ -25,13 +25,15 @@ def numbered_lines(
     current = _Line(max_line_bytes)
     number = 0
     while data := read(CHUNK_BYTES):
-        lines: list[tuple[int, bytes | None]] = []
-        *ended, last = data.split(b"\n")
-        for text in ended:
-            current.add(text)
-            number += 1
-            lines.append((number, current.take()))
-        current.add(last)
+        first, *ended = data.split(b"\n")
+        current.add(first)
+        texts: list[bytes | None] = []
+        if ended:
+            texts.append(current.take())
+            current.add(ended.pop())
+            texts += [text if len(text) <= max_line_bytes else None for text in ended]
+        lines = list(enumerate(texts, number + 1))
+        number += len(lines)
         yield len(data), lines
     if not current.is_empty:
         yield 0, [(number + 1, current.take())]

@@ -1,6 +1,5 @@
 """Filters of NIP-01: strict reading, and the one rule that says whether an event matches."""
 
-from collections.abc import Mapping
 from re import compile as compile_re
 from typing import Any, Final
 
@@ -91,25 +90,30 @@ def parse_filter(data: object, limits: FilterLimits) -> Filter:
     Raises:
         FilterError: It is no object, a value has a wrong type or form, a list is too long, or a key is unknown.
     """
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise FilterError("a filter must be an object")
-    fields: dict[str, Any] = {}
+    ids = authors = kinds = limit = None
+    since, until = 0, MAX_CREATED_AT
     tags: dict[str, frozenset[str]] = {}
     for key, value in data.items():
         match key:
-            case "ids" | "authors":
-                fields[key] = frozenset(_hex_list(key, value, limits))
+            case "ids":
+                ids = frozenset(_hex_list(key, value, limits))
+            case "authors":
+                authors = frozenset(_hex_list(key, value, limits))
             case "kinds":
-                fields[key] = frozenset(_kind_list(value, limits))
-            case "since" | "until":
-                fields[key] = _time(key, value)
+                kinds = frozenset(_kind_list(value, limits))
+            case "since":
+                since = min(max(_time(key, value), 0), MAX_CREATED_AT + 1)
+            case "until":
+                until = max(min(_time(key, value), MAX_CREATED_AT), -1)
             case "limit":
-                fields[key] = _limit(value)
+                limit = _limit(value)
             case _ if len(key) == 2 and key[0] == "#" and key[1] in TAG_LETTERS:
                 tags[key[1]] = frozenset(_strings(key, value, limits))
             case _:
                 raise FilterError(f"filter key {key[:40]!r} is not supported", unsupported=True)
-    return Filter(tags=tags, **fields)
+    return Filter(ids=ids, authors=authors, kinds=kinds, tags=tags, since=since, until=until, limit=limit)
 
 
 def _list(key: str, value: object, limits: FilterLimits) -> list[Any]:
@@ -139,24 +143,18 @@ def _hex_list(key: str, value: object, limits: FilterLimits) -> list[str]:
 def _kind_list(value: object, limits: FilterLimits) -> list[int]:
     found = _list("kinds", value, limits)
     for item in found:
-        if not _is_int(item) or not 0 <= item <= MAX_KIND:
+        if not isinstance(item, int) or item is True or item is False or not 0 <= item <= MAX_KIND:
             raise FilterError(f"filter kinds must hold integers from 0 to {MAX_KIND}")
     return found
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _time(key: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or value is True or value is False:
         raise FilterError(f"filter {key} must be an integer, in seconds")
-    if key == "since":
-        return min(max(value, 0), MAX_CREATED_AT + 1)
-    return max(min(value, MAX_CREATED_AT), -1)
+    return value
 
 
 def _limit(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int) or value is True or value is False or value < 0:
         raise FilterError("filter limit must be an integer and not negative")
     return min(value, MAX_LIMIT)

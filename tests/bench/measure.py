@@ -109,6 +109,7 @@ def machine_facts(packages: Iterable[str]) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "system": f"{platform.system()} {platform.release()}, load {load} before the run",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "interpreter": f"a call of an empty function takes {_call_s() * 1e9:.0f} ns of CPU (best of 5 x 100000)",
         "yardstick": f"one signature check takes {_signature_check_s() * 1e6:.1f} us of CPU (best of 5 x 1000)",
         "disk": f"fdatasync of 4 KiB takes {_fdatasync_s() * 1e3:.2f} ms (median of 50) in {tempfile.gettempdir()}",
     }
@@ -118,6 +119,21 @@ def machine_facts(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             facts[name] = "not installed"
     return facts
+
+
+def _nothing() -> None:
+    """Be called."""
+
+
+def _call_s() -> float:
+    """CPU time of one pure-Python call: builds of the same CPython differ, those with PGO and LTO are faster."""
+    best = float("inf")
+    for _ in range(5):
+        begin = time.process_time()
+        for _ in range(100_000):
+            _nothing()
+        best = min(best, (time.process_time() - begin) / 100_000)
+    return best
 
 
 def _cpu_model() -> str:

@@ -20,7 +20,6 @@ from orly.store.base import (
     Query,
     QueryHandle,
     QuerySink,
-    QueryTimeoutError,
     SaveResult,
     SaveStatus,
     StoredEvent,
@@ -32,10 +31,12 @@ from orly.store.lmdb.committer import MAX_BATCH_EVENTS, Committer
 from orly.store.lmdb.environment import Environment, open_environment, translate_error
 from orly.store.lmdb.feed import Feed, FeedHub
 from orly.store.lmdb.reader import ExpiredSerials, Reader
-from orly.store.lmdb.running_query import READ_ERRORS, SLICE_S, RunningQuery, filter_limit
+from orly.store.lmdb.running_query import READ_ERRORS, RunningQuery, filter_limit
 from orly.store.lmdb.scan import Scan
 from orly.store.lmdb.tail import GENERATION_EVENTS, Tail
+from orly.store.lmdb.tombstones import Tombstones
 from orly.store.lmdb.transaction import Transaction, indexed_through, last_serial
+from orly.store.lmdb.unhurried import AsyncChunks
 
 __all__ = ["LmdbStore"]
 
@@ -276,14 +277,14 @@ class LmdbStore(EventStore):
         running.run()
         return running
 
-    def _positions(self, txn: Any, query: Query) -> "AsyncChunks":
+    def _positions(self, txn: Any, query: Query) -> AsyncChunks:
         reader = self._reader(txn, query)
         chunks = (
             chunk for wanted in query.filters for chunk in reader.chunks(wanted, filter_limit(wanted.limit, query))
         )
         return self._unhurried(chunks, query)
 
-    def _unhurried(self, chunks: Iterator[list[bytes]], query: Query) -> "AsyncChunks":
+    def _unhurried(self, chunks: Iterator[list[bytes]], query: Query) -> AsyncChunks:
         return AsyncChunks(chunks, self._monotonic_s, query.timeout_s)
 
     async def count(self, query: Query) -> int:
@@ -328,7 +329,7 @@ class LmdbStore(EventStore):
 
     async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
         with self._read() as txn:
-            return self._transaction(txn).deleted(event)
+            return Tombstones(self._tables, txn).forbids(event, self._scan(txn).serial_of)
 
     async def last_serial(self) -> int:
         with self._read() as txn:
@@ -379,33 +380,6 @@ class LmdbStore(EventStore):
         self._hub.close()
         self._closed = True
         self._tables.close()
-
-
-class AsyncChunks:
-    """A search whose chunks come without keeping the loop for long."""
-
-    def __init__(
-        self, chunks: Iterator[list[bytes]], monotonic_s: Callable[[], float], timeout_s: float | None
-    ) -> None:
-        self._chunks = chunks
-        self._monotonic_s = monotonic_s
-        self._slice_end_s = monotonic_s() + SLICE_S
-        self._deadline_s = None if timeout_s is None else monotonic_s() + timeout_s
-
-    def __aiter__(self) -> "AsyncChunks":
-        return self
-
-    async def __anext__(self) -> list[bytes]:
-        now_s = self._monotonic_s()
-        if now_s > self._slice_end_s:
-            if self._deadline_s is not None and now_s > self._deadline_s:
-                raise QueryTimeoutError("the query took too long")
-            await asyncio.sleep(0)
-            self._slice_end_s = self._monotonic_s() + SLICE_S
-        try:
-            return next(self._chunks)
-        except StopIteration:
-            raise StopAsyncIteration from None
 
 
 def _save_all(events: Sequence[EncodedEvent], transaction: Transaction) -> list[SaveResult]:

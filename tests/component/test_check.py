@@ -21,6 +21,7 @@ from tests.factory import (
 )
 
 from orly.nostr.event import EncodedEvent
+from orly.store.base import StoreError
 from orly.store.lmdb import keys
 from orly.store.lmdb.check import MAX_PROBLEMS, CheckReport, check
 from orly.store.lmdb.environment import Environment, open_environment
@@ -228,3 +229,10 @@ def test_problems_are_described_up_to_a_bound_and_counted_beyond(tmp_path: Path,
         report = check(environment)
     assert len(report.problems) == MAX_PROBLEMS
     assert report.problem_count == count
+
+
+def test_database_that_cannot_be_read_at_all_is_said_so(tmp_path: Path) -> None:
+    with database(tmp_path, NOTE) as environment:
+        environment.env.close()
+        with pytest.raises(StoreError, match=str(tmp_path)):
+            check(environment)

@@ -18,7 +18,7 @@ from orly.nostr.kinds import DELETION, GIFT_WRAP, VANISH
 from orly.nostr.signing import verify_event
 from orly.nostr.tags import values
 from orly.store.lmdb import keys
-from orly.store.lmdb.environment import Environment
+from orly.store.lmdb.environment import Environment, translate_error
 from orly.store.lmdb.transaction import indexed_through, last_serial
 
 __all__ = ["MAX_PROBLEMS", "CheckReport", "check"]
@@ -67,12 +67,15 @@ def check(environment: Environment, *, verify_signatures: bool = False) -> Check
         verify_signatures: Check every signature too, which takes as long again.
 
     Raises:
-        lmdb.Error: The view could not be opened. Damage met on the way is a problem in the report.
+        StoreError: The view could not be opened. Damage met on the way is a problem in the report.
     """
-    with environment.env.begin() as txn:
-        run = _Check(environment, txn, verify_signatures=verify_signatures)
-        run.all()
-        return run.report()
+    try:
+        with environment.env.begin() as txn:
+            run = _Check(environment, txn, verify_signatures=verify_signatures)
+            run.all()
+            return run.report()
+    except lmdb.Error as error:
+        raise translate_error(error, environment.directory) from error
 
 
 class _Check:

@@ -10,7 +10,7 @@ from struct import Struct
 from typing import Final
 
 from orly.nostr.event import EncodedEvent
-from orly.nostr.tags import Address, event_address, expiration, indexed
+from orly.nostr.tags import TAG_LETTERS, Address, event_address, expiration, indexed
 
 __all__ = [
     "KIND_SLICE",
@@ -39,6 +39,9 @@ _INVERT: Final = bytes(255 - byte for byte in range(256))
 _POSITION: Final = Struct(">Q8sHQ")
 _U64: Final = Struct(">Q")
 _U16: Final = Struct(">H")
+
+_HEX_FORM: Final = {letter: letter.encode() + b"\x00" for letter in TAG_LETTERS}
+_TEXT_FORM: Final = {letter: letter.encode() + b"\x01" for letter in TAG_LETTERS}
 
 time_bytes = _U64.pack
 """created_at, or any other second, as 8 bytes."""
@@ -72,8 +75,8 @@ def tag_prefix(letter: str, value: str) -> bytes:
         except ValueError:
             packed = b""
         if packed.hex() == value:
-            return letter.encode() + b"\x00" + packed
-    return letter.encode() + b"\x01" + sha256(value.encode()).digest()
+            return _HEX_FORM[letter] + packed
+    return _TEXT_FORM[letter] + sha256(value.encode()).digest()
 
 
 def address_key(kind: int, pubkey: bytes, d: str) -> bytes:

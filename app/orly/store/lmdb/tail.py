@@ -14,7 +14,6 @@ what it takes out, in `Tail.leaving`.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
 from operator import itemgetter
 from typing import Final
 
@@ -33,17 +32,14 @@ INDEXES: Final = ("authors", "author_kinds", "kinds", "tags", "times")
 _SERIAL: Final = keys.SERIAL_SLICE
 
 
-def _prefixes(event: EncodedEvent) -> Iterator[tuple[str, bytes]]:
+def _prefixes(event: EncodedEvent) -> list[tuple[str, bytes]]:
     """Where an event stands: (table, prefix)."""
     fields = event.event
     kind = keys.kind_bytes(fields.kind)
-    yield "authors", event.pubkey
-    yield "author_kinds", event.pubkey + kind
-    yield "kinds", kind
-    yield "times", b""
+    found = [("authors", event.pubkey), ("author_kinds", event.pubkey + kind), ("kinds", kind), ("times", b"")]
     if fields.tags:
-        for letter, value in indexed(fields):
-            yield "tags", keys.tag_prefix(letter, value)
+        found += [("tags", keys.tag_prefix(letter, value)) for letter, value in indexed(fields)]
+    return found
 
 
 class Generation:
@@ -67,11 +63,16 @@ class Generation:
         fields = event.event
         position = keys.position(fields.created_at, event.id, fields.kind, serial)
         self.positions[event.id] = position
-        self.last_serial = max(self.last_serial, serial)
+        if serial > self.last_serial:
+            self.last_serial = serial
+        tables = self.tables
         for table, prefix in _prefixes(event):
-            rows = self.tables[table].get(prefix)
+            rows_under = tables[table]
+            rows = rows_under.get(prefix)
             if rows is None:
-                self.tables[table][prefix] = [position]
+                rows_under[prefix] = [position]
+            elif position > rows[-1]:
+                rows.append(position)
             else:
                 insort(rows, position)
 

@@ -164,13 +164,23 @@ def _await_listening(child: subprocess.Popen[bytes], log_file: Path) -> str:
 
 
 def run_orly(
-    *arguments: str | Path, data_dir: Path, stdin: bytes = b"", timeout_s: float = 60.0, **variables: str
+    *arguments: str | Path,
+    data_dir: Path,
+    stdin: bytes = b"",
+    timeout_s: float = 60.0,
+    unprivileged: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs another command of `orly` to its end; the caller looks at `returncode`, `stdout` and `stderr`."""
+    """Runs another command of `orly` to its end; the caller looks at `returncode`, `stdout` and `stderr`.
+
+    With `unprivileged` the permissions of files bind it even if the tests run as root.
+    """
+    bound = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    prefix = bound if unprivileged and os.geteuid() == 0 else ()
     with tempfile.TemporaryDirectory(prefix="orly-test-") as scratch:
         return subprocess.run(
-            [ORLY, *arguments],
-            env=clean_environment(Path(scratch), {"ORLY_DATA_DIR": str(data_dir), **variables}),
+            [*prefix, ORLY, *arguments],
+            env=clean_environment(Path(scratch), {"ORLY_DATA_DIR": str(data_dir), **(variables or {})}),
             input=stdin,
             capture_output=True,
             timeout=timeout_s,

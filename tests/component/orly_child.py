@@ -28,10 +28,21 @@ def write_lines(path: Path, lines: Sequence[bytes]) -> Path:
 
 
 def run(
-    *arguments: str | Path, data_dir: Path, stdin: bytes = b"", variables: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    data_dir: Path,
+    stdin: bytes = b"",
+    unprivileged: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a command to its end; none of them ever shows a traceback."""
-    done = run_orly(*arguments, data_dir=data_dir, stdin=stdin, timeout_s=2 * DEADLINE_S, **(variables or {}))
+    done = run_orly(
+        *arguments,
+        data_dir=data_dir,
+        stdin=stdin,
+        timeout_s=2 * DEADLINE_S,
+        unprivileged=unprivileged,
+        variables=variables,
+    )
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return done
 

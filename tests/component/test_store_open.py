@@ -18,6 +18,7 @@ from tests.component.lmdb_backend import MAX_BYTES, assert_sound
 from tests.component.store_faults import ALL, fill_up, small_disk
 from tests.component.store_world import Sink, ids_of
 from tests.factory import NOW_S, fake_event
+from tests.process import run_orly
 
 from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
 from orly.store.lmdb.environment import FORMAT, open_environment
@@ -82,11 +83,12 @@ def test_a_read_only_disk_is_refused_for_writing_and_opened_for_reading(tmp_path
         assert len(read(disk / "data", read_only=True)) == 3
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
 def test_a_directory_without_permission_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "data", EVENTS[0])
     (tmp_path / "data" / "orly.lock").chmod(0o400)
-    assert "cannot be written: Permission denied" in refusal(tmp_path / "data")
+    done = run_orly("import", data_dir=tmp_path / "data", unprivileged=True)
+    assert done.returncode == 78
+    assert "cannot be written: Permission denied" in done.stderr.decode()
 
 
 @pytest.mark.parametrize("name", ["KEYREGISTRY", "MANIFEST", "DISCARD"])

@@ -87,7 +87,9 @@ def relay() -> None:
     ),
 )
 def import_events(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to read; - is standard input.")] = Path("-"),
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", readable=False, help="Where to read; - is standard input.")
+    ] = Path("-"),
     *,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Whether to check signatures; ids are always checked.")

@@ -1,7 +1,6 @@
 """`python -m tests.bench`: measure relays side by side with one client, and print tables."""
 
 import argparse
-import contextlib
 import resource
 import sys
 import tempfile
@@ -124,9 +123,8 @@ def _print(report: Report) -> None:
 async def _run(plan: Plan, options: argparse.Namespace) -> int:
     facts = machine_facts(_PACKAGES)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-    with tempfile.TemporaryDirectory(prefix="orly-bench-") as directory, contextlib.ExitStack() as stack:
-        runner = Runner(plan, Path(directory), stack)
-        report = await runner.run()
+    with tempfile.TemporaryDirectory(prefix="orly-bench-") as directory:
+        report = await Runner(plan, Path(directory)).run()
     _print(report)
     if options.json is not None:
         document = {"facts": facts, **msgspec.to_builtins(report)}

@@ -62,12 +62,11 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Runner:
-    """Runs a plan; the relays it starts are ended by `stack`."""
+    """Runs a plan, part by part; each part ends the relays that it started, so that none disturbs the next."""
 
-    def __init__(self, plan: Plan, directory: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, plan: Plan, directory: Path) -> None:
         self._plan = plan
         self._directory = directory
-        self._stack = stack
         self._report = Report()
         self._operations = [operation for operation in OPERATIONS if operation.name in plan.names]
 
@@ -89,18 +88,21 @@ class Runner:
         if legend:
             self._report.notes.append("\n".join(["Operations:", "", *legend]))
         if self._operations or "memory" in plan.names:
-            await self._compare(work)
+            with contextlib.ExitStack() as stack:
+                await self._compare(work, stack)
         if "import" in plan.names:
             self._import(work)
         if {"scale", "memory"} & set(plan.names):
             try:
-                await self._grown(work)
+                with contextlib.ExitStack() as stack:
+                    await self._grown(work, stack)
             except BenchError as error:
                 self._fail("scale and memory", error)
         return self._report
 
-    async def _compare(self, work: Workload) -> None:
-        targets = [target for spec in self._plan.targets if (target := await self._open(spec, work)) is not None]
+    async def _compare(self, work: Workload, stack: contextlib.ExitStack) -> None:
+        opened = [await self._open(spec, work, stack) for spec in self._plan.targets]
+        targets = [target for target in opened if target is not None]
         targets = [target for target in targets if await self._prepare(target)]
         if not targets:
             raise BenchError("no relay to measure")
@@ -123,13 +125,13 @@ class Runner:
             return False
         return True
 
-    async def _open(self, spec: TargetSpec, work: Workload) -> Target | None:
+    async def _open(self, spec: TargetSpec, work: Workload, stack: contextlib.ExitStack) -> Target | None:
         if spec.plan is None:
             tree = None if spec.pid is None else ProcessTree(spec.pid)
             endpoint = Endpoint.parse(spec.url)
             return Target(name=spec.name, endpoint=endpoint, tree=tree, supply=Supply(work))
         try:
-            relay = self._stack.enter_context(Relay(spec.name, spec.plan, self._directory / spec.name))
+            relay = stack.enter_context(Relay(spec.name, spec.plan, self._directory / spec.name))
             tree = await relay.ready()
         except BenchError as error:
             if not spec.optional:
@@ -205,7 +207,7 @@ class Runner:
             else:
                 self._report.results.append(_import_result(name, "orly", cost))
 
-    async def _grown(self, work: Workload) -> None:
+    async def _grown(self, work: Workload, stack: contextlib.ExitStack) -> None:
         """The same work on a small and a large store, one beside the other."""
         targets: list[Target] = []
         filled: list[Result] = []
@@ -214,7 +216,7 @@ class Runner:
             directory = self._directory / f"store-{size}"
             _progress(f"{name}: importing {size} generated events")
             filled.append(_import_result("fill (import --no-verify)", name, fill(directory, size, self._plan.seed)))
-            relay = self._stack.enter_context(Relay(name, BUILT_IN["orly"], directory))
+            relay = stack.enter_context(Relay(name, BUILT_IN["orly"], directory))
             tree = await relay.ready()
             targets.append(Target(name=name, endpoint=relay.endpoint, tree=tree, supply=Supply(work)))
         self._report.small = targets[0].name

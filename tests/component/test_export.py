@@ -69,6 +69,13 @@ def test_a_file_appears_complete(data_dir: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
+def test_a_file_that_may_not_be_read_is_replaced(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").touch(mode=0o200)
+    done = run("export", tmp_path / "out.jsonl", data_dir=data_dir, unprivileged=True)
+    assert (done.returncode, done.stderr) == (0, b"40 events exported\n")
+    assert (tmp_path / "out.jsonl").read_bytes() == newest_first(EVENTS)
+
+
 def test_what_is_exported_can_be_imported(data_dir: Path, tmp_path: Path) -> None:
     assert run("export", tmp_path / "out.jsonl", data_dir=data_dir).returncode == 0
     assert run("import", "--no-verify", tmp_path / "out.jsonl", data_dir=tmp_path / "copy").returncode == 0

@@ -114,7 +114,9 @@ def import_events(
     ),
 )
 def export_events(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; - is standard output.")] = Path("-"),
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", readable=False, help="Where to write; - is standard output.")
+    ] = Path("-"),
     *,
     filter_json: Annotated[
         str, typer.Option("--filter", metavar="JSON", help="Only what this NIP-01 filter matches.", show_default=False)

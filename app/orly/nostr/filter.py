@@ -143,18 +143,18 @@ def _hex_list(key: str, value: object, limits: FilterLimits) -> list[str]:
 def _kind_list(value: object, limits: FilterLimits) -> list[int]:
     found = _list("kinds", value, limits)
     for item in found:
-        if not isinstance(item, int) or item is True or item is False or not 0 <= item <= MAX_KIND:
+        if type(item) is not int or not 0 <= item <= MAX_KIND:  # a bool is an int, and not here
             raise FilterError(f"filter kinds must hold integers from 0 to {MAX_KIND}")
     return found
 
 
 def _time(key: str, value: object) -> int:
-    if not isinstance(value, int) or value is True or value is False:
+    if type(value) is not int:
         raise FilterError(f"filter {key} must be an integer, in seconds")
     return value
 
 
 def _limit(value: object) -> int:
-    if not isinstance(value, int) or value is True or value is False or value < 0:
+    if type(value) is not int or value < 0:
         raise FilterError("filter limit must be an integer and not negative")
     return min(value, MAX_LIMIT)

@@ -16,9 +16,9 @@ import lmdb
 from orly.nostr.event import EncodedEvent, EventError, decode_event
 from orly.nostr.kinds import DELETION, GIFT_WRAP, VANISH
 from orly.nostr.signing import verify_event
-from orly.nostr.tags import values
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment, translate_error
+from orly.store.lmdb.tombstones import recipients
 from orly.store.lmdb.transaction import indexed_through, last_serial
 
 __all__ = ["MAX_PROBLEMS", "CheckReport", "check"]
@@ -216,7 +216,7 @@ class _Check:
     def _check_not_deleted(self, serial: int, event: EncodedEvent) -> None:
         fields = event.event
         created_at = keys.time_bytes(fields.created_at)
-        wrapped_for = list(_recipients(event)) if fields.kind == GIFT_WRAP else []
+        wrapped_for = recipients(event) if fields.kind == GIFT_WRAP else []
         for key in [event.pubkey, *wrapped_for]:
             until = self._get("vanished", key)
             is_request = fields.kind == VANISH and until == created_at
@@ -290,12 +290,6 @@ def _live_rows(event: EncodedEvent, rows: keys.IndexRows) -> Iterator[tuple[str,
     yield "kinds", rows.kind, b""
     for tag in rows.tags:
         yield "tags", tag, b""
-
-
-def _recipients(event: EncodedEvent) -> Iterator[bytes]:
-    for value in values(event.event, "p"):
-        if len(value) == 64 and all(digit in "0123456789abcdef" for digit in value):
-            yield bytes.fromhex(value)
 
 
 def _end_of_key(key: bytes, value: bytes) -> bytes:

@@ -137,9 +137,6 @@ class LmdbStore(EventStore):
 
     def _begin(self, txn: Any) -> Transaction:
         self._tail.begin(txn.id())
-        return self._transaction(txn)
-
-    def _transaction(self, txn: Any) -> Transaction:
         return Transaction(
             self._tables,
             txn,

@@ -280,6 +280,7 @@ class Transaction:
             delete(tag, db=tables.tags)
 
     def remove_version(self, event_id: bytes) -> bool:
+        """Remove a kept version of an event; False if there is none."""
         tables, delete = self.tables, self.txn.delete
         key = self.txn.get(event_id, db=tables.version_ids)
         if key is None:

@@ -5,7 +5,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -127,12 +128,23 @@ def _nothing() -> None:
 
 def _call_s() -> float:
     """CPU time of one pure-Python call: builds of the same CPython differ, those with PGO and LTO are faster."""
+    return _best_cpu_s(_nothing, 100_000)
+
+
+def _signature_check_s() -> float:
+    """CPU time of one BIP-340 check in C: pure computation, so it tells how fast this machine is right now."""
+    event = sign_event(bytes([1] * 32), created_at=1, kind=1, content="x")
+    return _best_cpu_s(partial(verify_event, event), 1000)
+
+
+def _best_cpu_s(work: Callable[[], object], count: int) -> float:
+    """CPU time of one run of some work: the best of five times `count` runs."""
     best = float("inf")
     for _ in range(5):
         begin = time.process_time()
-        for _ in range(100_000):
-            _nothing()
-        best = min(best, (time.process_time() - begin) / 100_000)
+        for _ in range(count):
+            work()
+        best = min(best, (time.process_time() - begin) / count)
     return best
 
 
@@ -141,18 +153,6 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _signature_check_s() -> float:
-    """CPU time of one BIP-340 check in C: pure computation, so it tells how fast this machine is right now."""
-    event = sign_event(bytes([1] * 32), created_at=1, kind=1, content="x")
-    best = float("inf")
-    for _ in range(5):
-        begin = time.process_time()
-        for _ in range(1000):
-            verify_event(event)
-        best = min(best, (time.process_time() - begin) / 1000)
-    return best
 
 
 def _fdatasync_s() -> float:

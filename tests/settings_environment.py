@@ -10,6 +10,7 @@ from orly.settings import Loaded, SettingsError, load
 HOME = "/home/op"
 ENV_FILE = f"{HOME}/.config/ORLY/.env"
 SECRET = "67dea2ed018072d675f5415ecfaed7d2597555e202d85b3d65ea4e58d2d92ffa"
+TOKEN = "a-token.of_some~length+/="
 NSEC = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5"
 
 

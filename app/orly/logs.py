@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from orly.settings_types import LevelName
+if TYPE_CHECKING:  # the launcher logs too, and has no use for the tables of settings
+    from orly.settings_types import LevelName
 
 TRACE: Final = 5
 """Level below DEBUG: `logger.log(TRACE, ...)`."""
@@ -23,7 +24,7 @@ TRACE: Final = 5
 FATAL: Final = logging.CRITICAL
 OFF: Final = logging.CRITICAL + 10
 
-LEVELS: Final[Mapping[LevelName, int]] = MappingProxyType(
+LEVELS: Final["Mapping[LevelName, int]"] = MappingProxyType(
     {
         "off": OFF,
         "fatal": FATAL,
@@ -166,8 +167,8 @@ class LineHandler(logging.StreamHandler[_LineWriter]):
 def configure(
     service: str,
     *,
-    level: LevelName,
-    db_level: LevelName | Literal[""] = "",
+    level: "LevelName",
+    db_level: "LevelName | Literal['']" = "",
     format: Literal["text", "json"] = "text",
     to_stdout: bool = False,
     file: Path | None = None,

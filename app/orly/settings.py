@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from orly import services
 from orly.settings_load import Setting, SettingsError, group, table, validate
 from orly.settings_rules import conflicts, lower_defaults
+from orly.settings_service_types import Store
+from orly.settings_services import ServiceSettings
 from orly.settings_sources import gather
 from orly.settings_types import (
     Count,
@@ -33,7 +35,6 @@ from orly.settings_types import (
     RelayUrl,
     SecretKey,
     Size,
-    Store,
     Text,
     WebUrl,
     Words,
@@ -53,7 +54,7 @@ _limits = group("Limits")
 _logs = group("Logs")
 
 
-class Settings(BaseSettings):
+class Settings(ServiceSettings, BaseSettings):
     """The settings of a relay, checked and typed.
 
     Made by `load`, or directly with attributes or variables as keyword arguments; either way nothing is read from
@@ -66,7 +67,10 @@ class Settings(BaseSettings):
 
     data_dir: DirectoryPath = _storage("ORLY_DATA_DIR", "~/.local/share/ORLY", "Directory of the event store.")
     db_type: Store = _storage(
-        "ORLY_DB_TYPE", "lmdb", "Kind of event store; `badger` and `local` are other names for `lmdb`."
+        "ORLY_DB_TYPE",
+        "lmdb",
+        "The event store: `lmdb`, inside this process (also called `badger` or `local`), or `grpc`, the service at "
+        "`ORLY_GRPC_SERVER`.",
     )
     db_max_bytes: Size = _storage(
         "ORLY_DB_MAX_SIZE",
@@ -263,10 +267,23 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-SETTINGS: Final = table(Settings)
+GROUPS: Final = (
+    "Storage",
+    "Network",
+    "Identity",
+    "Access",
+    "Limits",
+    "Logs",
+    "Services",
+    "Calls between services",
+    "Launcher",
+)
+"""The headings of the table, in their order."""
+
+SETTINGS: Final = tuple(sorted(table(Settings), key=lambda row: GROUPS.index(row.group)))
 
 ENV_NAMES: Final = {row.attr: row.env for row in SETTINGS}
-SYNONYMS: Final = {"LOG_LEVEL": ENV_NAMES["log_level"]}
+SYNONYMS: Final = {"LOG_LEVEL": ENV_NAMES["log_level"], "ORLY_LAUNCHER_DB_LISTEN": ENV_NAMES["db_listen"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

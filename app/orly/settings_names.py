@@ -2,9 +2,9 @@
 
 Most have no effect here and one warning each says so. The exception is a value that asks for something whose
 absence would harm silently: `refusal` turns those into errors. Access rules that are not enforced leave the relay
-open to everybody, and a sync or store service that is not used leaves events where nobody looks for them. Plain
-addresses and timeouts of such services stay warnings: ORLY too reads them only when the matching `*_TYPE=grpc`
-is set, except for `ORLY_GRPC_SYNC_*`, where the address alone selects the service.
+open to everybody, and a sync service that is not used leaves events where nobody looks for them. Plain addresses and
+timeouts of such services stay warnings: ORLY too reads them only when the matching `*_TYPE=grpc` is set, except for
+`ORLY_GRPC_SYNC_*`, where the address alone selects the service.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,7 @@ from typing import Final
 from orly import units
 
 _STORE_SERVICE: Final = """
-    ORLY_DB_LISTEN ORLY_DB_BLOCK_CACHE_MB ORLY_DB_INDEX_CACHE_MB ORLY_DB_ZSTD_LEVEL ORLY_DB_STREAM_BATCH_SIZE
-    ORLY_DB_MAX_CONCURRENT_QUERIES ORLY_DB_DIRECT_READ ORLY_GRPC_SERVER ORLY_GRPC_CONNECT_TIMEOUT
+    ORLY_DB_BLOCK_CACHE_MB ORLY_DB_INDEX_CACHE_MB ORLY_DB_ZSTD_LEVEL
     ORLY_NEO4J_URI ORLY_NEO4J_USER ORLY_NEO4J_PASSWORD
 """
 _ACCESS: Final = """
@@ -26,7 +25,7 @@ _ACCESS: Final = """
     ORLY_NIP43_ENABLED ORLY_NIP43_PUBLISH_EVENTS ORLY_NIP43_PUBLISH_MEMBER_LIST ORLY_NIP43_INVITE_EXPIRY
 """
 _RELAY: Final = """
-    ORLY_RELAY_ADDRESSES ORLY_RELAY_PEERS ORLY_RELAY_WORKERS ORLY_SPIDER_MODE ORLY_PPROF_HTTP
+    ORLY_RELAY_ADDRESSES ORLY_RELAY_PEERS ORLY_SPIDER_MODE ORLY_PPROF_HTTP
     ORLY_HTTP_GUARD_ENABLED ORLY_HTTP_GUARD_RPM ORLY_HTTP_GUARD_WS_PER_MIN ORLY_HTTP_GUARD_BOT_BLOCK
     ORLY_CORS_ENABLED ORLY_CORS_ORIGINS
 """
@@ -49,8 +48,6 @@ _SYNC: Final = """
     ORLY_SYNC_NEGENTROPY_FILTER_SINCE ORLY_SYNC_NEGENTROPY_FILTER_UNTIL
 """
 _LAUNCHER: Final = """
-    ORLY_LAUNCHER_DB_BACKEND ORLY_LAUNCHER_DB_BINARY ORLY_LAUNCHER_DB_LISTEN ORLY_LAUNCHER_DB_READY_TIMEOUT
-    ORLY_LAUNCHER_RELAY_BINARY ORLY_LAUNCHER_STOP_TIMEOUT
     ORLY_LAUNCHER_ACL_ENABLED ORLY_LAUNCHER_ACL_BINARY ORLY_LAUNCHER_ACL_LISTEN ORLY_LAUNCHER_ACL_READY_TIMEOUT
     ORLY_LAUNCHER_SYNC_READY_TIMEOUT
     ORLY_LAUNCHER_SYNC_DISTRIBUTED_ENABLED ORLY_LAUNCHER_SYNC_DISTRIBUTED_BINARY
@@ -128,6 +125,14 @@ def refusal(name: str, values: Mapping[str, str]) -> str | None:
             return "this version has no ACL service and would be open to everybody: unset it, or write local"
         case "ORLY_LAUNCHER_ACL_ENABLED" if not _is_off(value):
             return "this version has no ACL service and would be open to everybody: unset it, or write false"
+        case (
+            "ORLY_LAUNCHER_SYNC_DISTRIBUTED_ENABLED"
+            | "ORLY_LAUNCHER_SYNC_CLUSTER_ENABLED"
+            | "ORLY_LAUNCHER_SYNC_RELAYGROUP_ENABLED"
+            | "ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED"
+            | "ORLY_LAUNCHER_SYNC_GRASP_ENABLED"
+        ) if not _is_off(value):
+            return "this version has no sync services: unset it, or write false"
         case "ORLY_POLICY_ENABLED" | "ORLY_SPROCKET_ENABLED" if not _is_off(value):
             return "this version has no write policy and would let every event pass: unset it, or write false"
         case "ORLY_SYNC_TYPE" if value != "local":

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from orly.settings_load import Setting
+from orly.settings_service_types import is_local
 
 if TYPE_CHECKING:
     from orly.settings import Settings
@@ -49,3 +50,28 @@ def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[t
         yield ("port", "health_port"), f"{shown['port']} and {shown['health_port']} are the same port"
     if settings.log_to_stdout and settings.log_file is not None:
         yield ("log_to_stdout", "log_file"), f"{shown['log_to_stdout']} and {shown['log_file']} exclude each other"
+    yield from _exposed(settings, shown)
+
+
+def _exposed(settings: "Settings", shown: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Calls that leave this machine, or could come from outside, without TLS or without a token."""
+    if settings.grpc_allow_insecure:
+        return
+    lacking = [
+        what
+        for what, is_lacking in (
+            ("ORLY_GRPC_TLS=tls or mtls", settings.grpc_tls == "off"),
+            ("ORLY_GRPC_TOKEN", settings.grpc_token is None),
+        )
+        if is_lacking
+    ]
+    if not lacking:
+        return
+    addresses = ["db_listen"] + (["grpc_server"] if settings.db_type == "grpc" else [])
+    for attr in addresses:
+        if not is_local(getattr(settings, attr)):
+            yield (
+                (attr, "grpc_tls", "grpc_token"),
+                f"{shown[attr]} is beyond this machine and needs {' and '.join(lacking)}, "
+                "or ORLY_GRPC_ALLOW_INSECURE=true",
+            )

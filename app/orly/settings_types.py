@@ -54,7 +54,12 @@ class Form:
         return self.read(value.strip()) if isinstance(value, str) else value
 
 
-def _read_text(text: str) -> str:
+def read_text(text: str) -> str:
+    """Text without control characters other than line breaks and tabs.
+
+    Raises:
+        ValueError: naming the first one, or because the text is no Unicode.
+    """
     if bad := next((c for c in text if c not in "\n\t" and (ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0)), None):
         raise ValueError(f"has the control character U+{ord(bad):04X}")
     if any(0xD800 <= ord(c) < 0xE000 for c in text):
@@ -65,12 +70,12 @@ def _read_text(text: str) -> str:
 def _read_name(text: str) -> str:
     if "/" in text or "\n" in text or "\t" in text or text in (".", ".."):
         raise ValueError("also names a directory: it cannot hold a slash or a line break, or be a dot")
-    return _read_text(text)
+    return read_text(text)
 
 
 def _read_path(text: str) -> Path:
     try:
-        return Path(_read_text(text)).expanduser()
+        return Path(read_text(text)).expanduser()
     except RuntimeError as error:
         raise ValueError("no home directory is known: set HOME, or write the whole path") from error
 
@@ -84,7 +89,7 @@ def _show_optional(value: object) -> str:
 
 
 def _read_list(text: str) -> tuple[str, ...]:
-    return tuple(item for part in _read_text(text).split(",") if (item := part.strip()))
+    return tuple(item for part in read_text(text).split(",") if (item := part.strip()))
 
 
 def _show_list(values: tuple[object, ...]) -> str:
@@ -177,12 +182,6 @@ def _show_secret(value: SecretStr | None) -> str:
     return "" if value is None else MASK
 
 
-def _read_store(text: str) -> str:
-    if text.lower() not in ("lmdb", "badger", "local"):
-        raise ValueError("this version has the embedded store only: lmdb (badger and local are other names for it)")
-    return "lmdb"
-
-
 def _read_level(text: str) -> str:
     level = _LEVEL_SYNONYMS.get(text.lower(), text.lower())
     if level not in _LEVELS:
@@ -204,7 +203,7 @@ Flag = Annotated[bool, Form(name="true or false", read=units.parse_bool, show=un
 Count = Annotated[int, Form(name="number", read=units.parse_int)]
 Duration = Annotated[float, Form(name="duration", read=units.parse_duration, show=units.format_duration)]
 Size = Annotated[int, Form(name="size", read=units.parse_size, show=units.format_size)]
-Text = Annotated[str, Form(name="text", read=_read_text)]
+Text = Annotated[str, Form(name="text", read=read_text)]
 Name = Annotated[str, Form(name="text", read=_read_name)]
 Words = Annotated[tuple[str, ...], Form(name="comma list", read=_read_list, show=_show_list)]
 DirectoryPath = Annotated[Path, Form(name="path", read=_read_path)]
@@ -228,7 +227,6 @@ SecretKey = Annotated[
     SecretStr | None,
     Form(name="nsec or 64 hex digits", read=_read_secret_key, show=_show_secret, is_secret=True),
 ]
-Store = Annotated[Literal["lmdb"], Form(name="`lmdb`, `badger` or `local`", read=_read_store)]
 Level = Annotated[LevelName, Form(name="level", read=_read_level)]
 OptionalLevel = Annotated[Literal[""] | LevelName, Form(name="level", read=_read_optional_level)]
 LogFormat = Annotated[Literal["text", "json"], Form(name="`text` or `json`", read=_read_log_format)]

@@ -3,7 +3,7 @@ import re
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.settings_environment import HOME, SECRET, load_with
+from tests.settings_environment import HOME, SECRET, TOKEN, load_with
 
 from orly.cli.config import show_config
 from orly.env_file import parse_env
@@ -36,6 +36,11 @@ def test_the_output_is_an_environment_file_for_the_same_settings(text: str, port
         "ORLY_IP_BLACKLIST": "10.,2001:db8::/32",
         "ORLY_QUERY_RESULT_LIMIT": "100",
         "ORLY_MAX_CREATED_AT_PAST": "90.5s",
+        "ORLY_DB_LISTEN": "unix:/run/orly db.sock",
+        "ORLY_GRPC_SERVER": "[0::1]:1",
+        "ORLY_GRPC_TLS": "MTLS",
+        "ORLY_GRPC_TLS_CA": "~/ca.pem",
+        "ORLY_LAUNCHER_DB_BINARY": "/opt/my orly/orly-db",
     }
     loaded = load_with(**given_values)
     again = load_with(**parse_env(show_config(loaded, as_json=False)))
@@ -44,12 +49,15 @@ def test_the_output_is_an_environment_file_for_the_same_settings(text: str, port
 
 
 def test_a_secret_is_masked_and_cannot_be_taken_for_a_value() -> None:
-    loaded = load_with(ORLY_RELAY_SECRET_KEY=SECRET)
+    given_values = {"ORLY_RELAY_SECRET_KEY": SECRET, "ORLY_GRPC_TOKEN": TOKEN}
+    loaded = load_with(**given_values)
     text = show_config(loaded, as_json=False)
-    assert SECRET not in text
-    assert "# ORLY_RELAY_SECRET_KEY='********'" in text
-    assert "ORLY_RELAY_SECRET_KEY" not in parse_env(text)
-    assert SECRET not in show_config(loaded, as_json=True)
+    as_json = show_config(loaded, as_json=True)
+    for env, value in given_values.items():
+        assert value not in text
+        assert f"# {env}='********'" in text
+        assert env not in parse_env(text)
+        assert value not in as_json
 
 
 def test_json() -> None:

@@ -1,6 +1,6 @@
 import os
 
-from orly.cli.exit_codes import ExitCode
+from orly.process.exit_codes import ExitCode
 
 
 def test_the_numbers_are_those_that_scripts_rely_on() -> None:

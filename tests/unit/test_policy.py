@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from tests.factory import FAKE_SIG, KEYS, NOW_S, event_fields, fake_event, mined_event, vanish_event
 
+from orly.intake.policy import WritePolicy
 from orly.nostr.event import EncodedEvent
 from orly.nostr.reason import Prefix, Refusal
-from orly.relay.policy import WritePolicy
 
 PROTECTED = (("-",),)
 

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tests.settings_environment import ENV_FILE, HOME, NSEC, SECRET, load_with, problems
+from tests.settings_environment import ENV_FILE, HOME, NSEC, SECRET, TOKEN, load_with, problems
 
 from orly import services
-from orly.settings import SETTINGS, Setting, Settings, SettingsError, load
+from orly.settings import GROUPS, SETTINGS, Setting, Settings, SettingsError, load
 
 BOUNDED = [row for row in SETTINGS if row.least is not None]
 
@@ -26,6 +26,13 @@ def test_defaults() -> None:
     assert settings.stop_timeout_s == services.RELAY.stop_budget_s
     assert settings.relay_secret_key is None
     assert settings.log_file is None
+    assert settings.db_listen == settings.grpc_server == f"127.0.0.1:{services.DB.port}"
+    assert (settings.db_type, settings.db_direct_read) == ("lmdb", False)
+    assert settings.relay_workers == 0
+    assert settings.launcher_db_ready_timeout_s == services.DB.ready_budget_s
+    assert settings.launcher_stop_timeout_s == services.DB.stop_budget_s
+    assert (settings.grpc_tls, settings.grpc_token, settings.grpc_allow_insecure) == ("off", None, False)
+    assert settings.run_dir is None
     assert set(loaded.sources.values()) == {"default"}
     assert loaded.warnings == ()
 
@@ -47,6 +54,42 @@ def test_every_variable_reaches_its_attribute() -> None:
     assert settings.auth_required is True
     assert settings.relay_tags == ("a", "b")
     assert settings.log_file == Path(HOME, "x.log")
+    assert {name for name, source in loaded.sources.items() if source == "environment"} == given.keys()
+
+
+def test_every_variable_of_the_services_reaches_its_attribute() -> None:
+    given = {
+        "ORLY_DB_TYPE": "grpc",
+        "ORLY_DB_LISTEN": "unix:/run/orly/db.sock",
+        "ORLY_GRPC_SERVER": "localhost:1",
+        "ORLY_DB_DIRECT_READ": "true",
+        "ORLY_GRPC_CONNECT_TIMEOUT": "100ms",
+        "ORLY_RELAY_WORKERS": "2",
+        "ORLY_GRPC_TLS": "mtls",
+        "ORLY_GRPC_TLS_CA": "~/tls/ca.pem",
+        "ORLY_GRPC_TOKEN": TOKEN,
+        "ORLY_LAUNCHER_DB_BACKEND": "badger",
+        "ORLY_LAUNCHER_DB_BINARY": "~/bin/orly-db",
+        "ORLY_LAUNCHER_CRASH_WINDOW": "1m",
+        "ORLY_RUN_DIR": "/run/orly",
+    }
+    loaded = load_with(**given)
+    settings = loaded.settings
+    assert (settings.db_type, settings.db_listen, settings.grpc_server) == (
+        "grpc",
+        given["ORLY_DB_LISTEN"],
+        "localhost:1",
+    )
+    assert settings.db_direct_read is True
+    assert settings.grpc_connect_timeout_s == 0.1
+    assert settings.relay_workers == 2
+    assert (settings.grpc_tls, settings.grpc_tls_ca) == ("mtls", Path(HOME, "tls/ca.pem"))
+    assert settings.grpc_token is not None
+    assert settings.grpc_token.get_secret_value() == TOKEN
+    assert settings.launcher_db_backend == "lmdb"
+    assert settings.launcher_db_binary == Path(HOME, "bin/orly-db")
+    assert settings.launcher_crash_window_s == 60
+    assert settings.run_dir == Path("/run/orly")
     assert {name for name, source in loaded.sources.items() if source == "environment"} == given.keys()
 
 
@@ -82,7 +125,8 @@ def test_each_bound_is_kept_at_its_edge(row: Setting) -> None:
 def test_the_table_has_each_name_once() -> None:
     assert len({row.env for row in SETTINGS}) == len(SETTINGS)
     groups = [row.group for row in SETTINGS]
-    assert groups == sorted(groups, key=groups.index), "the rows of a group stand together"
+    assert list(dict.fromkeys(groups)) == list(GROUPS), "each group has rows, and they come in this order"
+    assert groups == sorted(groups, key=GROUPS.index), "the rows of a group stand together"
 
 
 def test_settings_made_directly_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +201,23 @@ def test_a_secret_key_in_the_wrong_place_is_not_shown() -> None:
     assert found == 'ORLY_RELAY_PUBKEY="nsec1...": this is a secret key, and a public key belongs here'
 
 
+@pytest.mark.parametrize("text", ["short token here", TOKEN + "!"])
+def test_no_problem_holds_a_token(text: str) -> None:
+    shown = "\n".join(
+        (
+            *problems(ORLY_GRPC_TOKEN=text),
+            *problems(ORLY_GRPC_TOKEN_FILE=text),
+            *problems({"/run/token": text}, ORLY_GRPC_TOKEN_FILE="/run/token"),
+            *problems(ORLY_GRPC_TOKNE=text),
+        )
+    )
+    assert text not in shown
+
+
 def test_the_settings_object_hides_its_secret() -> None:
-    loaded = load_with(ORLY_RELAY_SECRET_KEY=NSEC)
+    loaded = load_with(ORLY_RELAY_SECRET_KEY=NSEC, ORLY_GRPC_TOKEN=TOKEN)
     assert SECRET not in f"{loaded!r}{loaded.settings}"
+    assert TOKEN not in f"{loaded!r}{loaded.settings}"
     assert loaded.settings.relay_secret_key is not None
     assert loaded.settings.relay_secret_key.get_secret_value() == SECRET
     with pytest.raises(ValidationError) as caught:

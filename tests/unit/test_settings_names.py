@@ -42,6 +42,10 @@ def test_a_warning_says_when_the_name_comes_from_a_file() -> None:
         ("ORLY_ACL_TYPE", "grpc", "no ACL service and would be open to everybody"),
         ("ORLY_LAUNCHER_ACL_ENABLED", "true", "no ACL service and would be open to everybody"),
         ("ORLY_LAUNCHER_ACL_ENABLED", "maybe", "no ACL service and would be open to everybody"),
+        *(
+            (f"ORLY_LAUNCHER_SYNC_{name}_ENABLED", "true", "no sync services")
+            for name in ("DISTRIBUTED", "CLUSTER", "RELAYGROUP", "NEGENTROPY", "GRASP")
+        ),
         ("ORLY_POLICY_ENABLED", "1", "no write policy"),
         ("ORLY_SPROCKET_ENABLED", "true", "no write policy"),
         ("ORLY_SYNC_TYPE", "grpc", "no sync services"),
@@ -52,13 +56,6 @@ def test_what_would_mislead_is_refused(name: str, value: str, why: str) -> None:
     (found,) = problems(**{name: value})
     assert found.startswith(f'{name}="{value}": this version has {why}')
     assert "unset it" in found
-
-
-def test_a_remote_store_is_refused_by_its_type_and_not_by_its_address() -> None:
-    (found,) = problems(ORLY_DB_TYPE="grpc", ORLY_GRPC_SERVER="127.0.0.1:50051")
-    assert found.startswith('ORLY_DB_TYPE="grpc": this version has the embedded store only')
-    loaded = load_with(ORLY_DB_TYPE="badger", ORLY_GRPC_SERVER="127.0.0.1:50051")
-    assert loaded.warnings == ("ORLY_GRPC_SERVER has no effect in this version",)
 
 
 def test_case_and_white_space_do_not_matter() -> None:

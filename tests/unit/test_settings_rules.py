@@ -55,5 +55,62 @@ def test_logs_go_to_one_place() -> None:
     assert found == "ORLY_LOG_TO_STDOUT=true and ORLY_LOG_FILE=/var/log/x exclude each other"
 
 
+TOKEN = "x" * 16
+TLS_LACKS = "ORLY_GRPC_TLS=tls or mtls"
+TOKEN_LACKS = "ORLY_GRPC_TOKEN"
+
+
+@pytest.mark.parametrize(
+    ("given", "lacking"),
+    [
+        ({}, f"{TLS_LACKS} and {TOKEN_LACKS}"),
+        ({"ORLY_GRPC_TOKEN": TOKEN}, TLS_LACKS),
+        ({"ORLY_GRPC_TLS": "tls"}, TOKEN_LACKS),
+        ({"ORLY_GRPC_TLS": "mtls"}, TOKEN_LACKS),
+    ],
+)
+@pytest.mark.parametrize(
+    ("env", "address", "needed"),
+    [
+        ("ORLY_DB_LISTEN", "0.0.0.0:50051", {}),
+        ("ORLY_DB_LISTEN", "[::]:50051", {}),
+        ("ORLY_GRPC_SERVER", "db.example.com:50051", {"ORLY_DB_TYPE": "grpc"}),
+    ],
+)
+def test_calls_beyond_this_machine_need_tls_and_a_token(
+    env: str, address: str, needed: dict[str, str], given: dict[str, str], lacking: str
+) -> None:
+    (found,) = problems(**{env: address}, **needed, **given)
+    assert found == (f"{env}={address} is beyond this machine and needs {lacking}, or ORLY_GRPC_ALLOW_INSECURE=true")
+
+
+@pytest.mark.parametrize(
+    "given", [{"ORLY_GRPC_TLS": "tls", "ORLY_GRPC_TOKEN": TOKEN}, {"ORLY_GRPC_ALLOW_INSECURE": "1"}]
+)
+def test_calls_beyond_this_machine_that_are_protected_or_wanted(given: dict[str, str]) -> None:
+    addresses = {"ORLY_DB_LISTEN": "0.0.0.0:1", "ORLY_GRPC_SERVER": "10.0.0.1:1", "ORLY_DB_TYPE": "grpc"}
+    assert load_with(**addresses, **given).settings.db_listen == "0.0.0.0:1"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/run/orly/db.sock"])
+def test_calls_on_this_machine_need_nothing(address: str) -> None:
+    settings = load_with(ORLY_DB_LISTEN=address, ORLY_GRPC_SERVER=address, ORLY_DB_TYPE="grpc").settings
+    assert (settings.db_listen, settings.grpc_server) == (address, address)
+
+
+def test_both_addresses_are_named_at_once() -> None:
+    found = problems(ORLY_DB_LISTEN="0.0.0.0:1", ORLY_GRPC_SERVER="10.0.0.1:1", ORLY_DB_TYPE="grpc")
+    assert [line.split("=")[0] for line in found] == ["ORLY_DB_LISTEN", "ORLY_GRPC_SERVER"]
+
+
+def test_a_store_service_that_is_not_used_needs_nothing() -> None:
+    assert load_with(ORLY_GRPC_SERVER="10.0.0.1:1").settings.grpc_server == "10.0.0.1:1"
+
+
+def test_a_token_that_is_wrong_is_not_also_missing() -> None:
+    (found,) = problems(ORLY_DB_LISTEN="0.0.0.0:1", ORLY_GRPC_TLS="tls", ORLY_GRPC_TOKEN="x" * 15)
+    assert found == "ORLY_GRPC_TOKEN: must have 16 to 4096 characters, not 15"
+
+
 def test_the_defaults_keep_every_rule() -> None:
     assert list(conflicts(Settings(), SETTINGS)) == []

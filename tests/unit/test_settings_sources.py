@@ -1,11 +1,14 @@
 from itertools import product
 
 import pytest
-from tests.settings_environment import ENV_FILE, HOME, NSEC, SECRET, load_with, problems
+from tests.settings_environment import ENV_FILE, HOME, NSEC, SECRET, TOKEN, load_with, problems
 
 from orly.settings import SETTINGS
 
 SECRETS = [row.env for row in SETTINGS if row.form.is_secret]
+ATTRS = {row.env: row.attr for row in SETTINGS}
+VALUES = {"ORLY_RELAY_SECRET_KEY": (NSEC, SECRET), "ORLY_GRPC_TOKEN": (TOKEN, TOKEN)}
+"""How a secret is written, and what it then is."""
 
 
 def test_the_environment_wins_over_the_file() -> None:
@@ -61,15 +64,27 @@ def test_the_synonym_counts_only_without_the_setting() -> None:
     assert found.endswith("(environment, as LOG_LEVEL)")
 
 
+def test_the_launcher_has_its_own_name_for_the_address_of_the_store() -> None:
+    loaded = load_with(ORLY_LAUNCHER_DB_LISTEN="127.0.0.1:1")
+    assert loaded.settings.db_listen == "127.0.0.1:1"
+    assert loaded.sources["ORLY_DB_LISTEN"] == "environment, as ORLY_LAUNCHER_DB_LISTEN"
+    assert loaded.warnings == ()
+    both = load_with(ORLY_LAUNCHER_DB_LISTEN="127.0.0.1:1", ORLY_DB_LISTEN="127.0.0.1:2")
+    assert both.settings.db_listen == "127.0.0.1:2"
+    (found,) = problems({ENV_FILE: "ORLY_LAUNCHER_DB_LISTEN=here\n"})
+    assert found.startswith('ORLY_DB_LISTEN="here": has no port')
+    assert found.endswith(f"(.env {ENV_FILE}, as ORLY_LAUNCHER_DB_LISTEN)")
+
+
 def test_there_are_secrets() -> None:
-    assert SECRETS == ["ORLY_RELAY_SECRET_KEY"]
+    assert list(VALUES) == SECRETS
 
 
 @pytest.mark.parametrize(("env", "end"), list(product(SECRETS, ["", "\n", "\r\n"])))
 def test_a_secret_may_come_from_a_file(env: str, end: str) -> None:
-    loaded = load_with({"/run/key": NSEC + end}, **{f"{env}_FILE": "/run/key"})
-    assert loaded.settings.relay_secret_key is not None
-    assert loaded.settings.relay_secret_key.get_secret_value() == SECRET
+    written, value = VALUES[env]
+    loaded = load_with({"/run/key": written + end}, **{f"{env}_FILE": "/run/key"})
+    assert getattr(loaded.settings, ATTRS[env]).get_secret_value() == value
     assert loaded.sources[env] == "file /run/key"
 
 
@@ -80,7 +95,8 @@ def test_the_name_of_a_secret_file_may_come_from_the_env_file() -> None:
 
 @pytest.mark.parametrize("env", SECRETS)
 def test_a_secret_given_twice(env: str) -> None:
-    found = problems({"/run/key": NSEC}, **{env: NSEC, f"{env}_FILE": "/run/key"})
+    written, _ = VALUES[env]
+    found = problems({"/run/key": written}, **{env: written, f"{env}_FILE": "/run/key"})
     assert found == (f"{env} and {env}_FILE are both set: keep one of them",)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import QUICK
 
-from orly.relay.token_bucket import TokenBucket
+from orly.token_bucket import TokenBucket
 
 
 def test_burst_then_nothing() -> None:

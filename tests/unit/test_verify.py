@@ -3,7 +3,7 @@ from contextlib import closing
 import pytest
 from tests.factory import fake_event, make_event
 
-from orly.relay.verify import MIN_SHARED_EVENTS, Verifier
+from orly.intake.verify import MIN_SHARED_EVENTS, Verifier
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from re import compile as compile_re
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,7 +12,10 @@ from orly.nostr.pow import check_work
 from orly.nostr.reason import Prefix, Refusal
 from orly.nostr.tags import is_protected, values
 
-__all__ = ["REPOST_KINDS", "WritePolicy"]
+if TYPE_CHECKING:
+    from orly.settings import Settings
+
+__all__ = ["REPOST_KINDS", "WritePolicy", "policy_from_settings"]
 
 REPOST_KINDS = frozenset({6, 16})
 
@@ -91,3 +95,16 @@ def _embeds_protected(content: str) -> bool:
         return is_protected(decode_event(content.encode()).event)
     except EventError:
         return False
+
+
+def policy_from_settings(settings: "Settings") -> WritePolicy:
+    """The limits on events."""
+    return WritePolicy(
+        max_event_bytes=settings.max_event_bytes,
+        max_event_tags=settings.max_event_tags,
+        max_created_at_past_s=settings.max_created_at_past_s,
+        max_created_at_future_s=settings.max_created_at_future_s,
+        min_pow_difficulty=settings.min_pow_difficulty,
+        auth_to_write=settings.auth_to_write or settings.auth_required,
+        nip46_bypass_auth=settings.nip46_bypass_auth,
+    )

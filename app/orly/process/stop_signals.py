@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from orly.cli.exit_codes import ExitCode
+from orly.process.exit_codes import ExitCode
 
 __all__ = ["STOP_SIGNALS", "StopFlag", "on_stop"]
 

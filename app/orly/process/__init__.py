@@ -1,0 +1,1 @@
+"""What every program of the project does at its start and its end: streams, signals, logs, exit status."""

@@ -2,6 +2,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,28 @@ BY_NAME = ("__import__", "import_module", "importlib.import_module")
 """Calls that import; their argument must be a literal, so that it can be checked."""
 
 
+SERVICES = ("orly.relay", "orly.db", "orly.acl", "orly.sync")
+"""Packages of which each runs as a process of its own."""
+
+WITH_GRPC = (
+    "orly.pb*",
+    "orly.rpc*",
+    "orly.db*",
+    "orly.acl*",
+    "orly.sync*",
+    "orly.store.remote*",
+    "orly.store.split*",
+    "orly.appliance.healthcheck",
+    "orly.cli*",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Modules that match `who` import nothing that is `banned`, or inside it, other than `but`."""
+    """Modules that match `who` and none of `unless` import nothing that is `banned`, or inside it, other than `but`."""
 
     who: str
-    unless: str = ""
+    unless: tuple[str, ...] = ()
     banned: tuple[str, ...]
     but: tuple[str, ...] = ()
     why: str
@@ -62,9 +79,62 @@ RULES = (
     Rule(who="orly.sync.*.state", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.units", banned=OUTSIDE_WORLD, why="parsers are pure"),
     Rule(who="orly.env_file", banned=OUTSIDE_WORLD, why="parsers are pure"),
-    Rule(who="*", unless="orly.store.lmdb*", banned=("lmdb",), why="one package knows the engine"),
-    Rule(who="orly.store*", banned=("orly.relay", "orly.cli"), why="the store serves, it does not ask"),
-    Rule(who="orly.relay*", banned=("orly.cli",), why="the command line starts the relay, not the reverse"),
+    Rule(who="*", unless=("orly.store.lmdb*",), banned=("lmdb",), why="one package knows the engine"),
+    Rule(
+        who="*",
+        unless=WITH_GRPC,
+        banned=("grpc", "grpc_health", "grpc_reflection", "google.protobuf", "orly.pb"),
+        why="only what talks to another service knows how",
+    ),
+    Rule(who="*", unless=("orly.appliance*",), banned=("supervisor",), why="one package supervises"),
+    Rule(
+        who="orly.store*",
+        banned=(*SERVICES, "orly.intake"),
+        but=("orly.intake.verdict",),  # the words of an answer, which the remote store gets as text
+        why="the store serves, it does not ask",
+    ),
+    Rule(
+        who="orly.store*",
+        unless=WITH_GRPC,
+        banned=("orly.rpc", "orly.intake"),
+        why="an engine knows nothing of services",
+    ),
+    *(
+        Rule(
+            who=f"{service}*",
+            banned=tuple({*SERVICES} - {service}),
+            why="services meet in proto/ and in the store's interface",
+        )
+        for service in SERVICES
+    ),
+    Rule(
+        who="orly.*",
+        unless=("orly.cli*", "orly.appliance*"),
+        banned=("orly.cli", "orly.appliance"),
+        why="the command line starts programs, not the reverse",
+    ),
+    Rule(
+        who="orly.appliance*",
+        banned=(*SERVICES, "orly.store", "orly.intake", "orly.nostr", "orly.cli"),
+        why="the appliance runs programs, it is none of them",
+    ),
+    Rule(
+        who="orly.rpc*",
+        banned=(*SERVICES, "orly.store", "orly.intake"),
+        but=("orly.store.base",),
+        why="the plumbing serves every service alike",
+    ),
+    Rule(
+        who="orly.process*",
+        banned=(*SERVICES, "orly.store", "orly.rpc", "orly.intake", "orly.nostr"),
+        why="the life of a program is the same whatever it does",
+    ),
+    Rule(
+        who="orly.intake*",
+        banned=("orly",),
+        but=("orly.intake", "orly.nostr", "orly.settings", "orly.store.base"),
+        why="every door has the same lock, so the lock knows no door",
+    ),
     Rule(
         who="orly.relay*",
         banned=("orly.store",),
@@ -101,12 +171,17 @@ def imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
             yield node.lineno, str(ast.literal_eval(node.args[0]))
 
 
+def applies(rule: Rule, module: str) -> bool:
+    """Whether a rule is about a module."""
+    return fnmatchcase(module, rule.who) and not any(fnmatchcase(module, pattern) for pattern in rule.unless)
+
+
 def violations(root: Path) -> list[str]:
     """Each import below `root` that a rule forbids, as `module:line imports name: why`."""
     found = []
     for path in sorted(root.rglob("*.py")):
         module = module_name(path, root)
-        rules = [rule for rule in RULES if fnmatchcase(module, rule.who) and not fnmatchcase(module, rule.unless)]
+        rules = [rule for rule in RULES if applies(rule, module)]
         for line, name in imports(path, root):
             for rule in rules:
                 is_banned = any(is_inside(name, banned) for banned in rule.banned)
@@ -170,12 +245,70 @@ def test_the_walk_sees_the_project() -> None:
         (
             "orly/store/x.py",
             "import orly.cli.main",
-            "orly.store.x:1 imports orly.cli.main: the store serves, it does not ask",
+            "orly.store.x:1 imports orly.cli.main: the command line starts programs, not the reverse",
         ),
         (
             "orly/relay/x.py",
             "from orly.cli import main",
-            "orly.relay.x:1 imports orly.cli.main: the command line starts the relay, not the reverse",
+            "orly.relay.x:1 imports orly.cli.main: the command line starts programs, not the reverse",
+        ),
+        (
+            "orly/rpc/x.py",
+            "from orly.appliance import main",
+            "orly.rpc.x:1 imports orly.appliance.main: the command line starts programs, not the reverse",
+        ),
+        (
+            "orly/relay/x.py",
+            "import grpc.aio",
+            "orly.relay.x:1 imports grpc.aio: only what talks to another service knows how",
+        ),
+        (
+            "orly/appliance/main.py",
+            "from grpc_health.v1 import health_pb2",
+            "orly.appliance.main:1 imports grpc_health.v1.health_pb2: only what talks to another service knows how",
+        ),
+        (
+            "orly/store/base.py",
+            "from orly.pb.orlydb.v1 import types_pb2",
+            "orly.store.base:1 imports orly.pb.orlydb.v1.types_pb2: only what talks to another service knows how",
+        ),
+        (
+            "orly/store/lmdb/x.py",
+            "from orly.rpc.channel import open_channel",
+            "orly.store.lmdb.x:1 imports orly.rpc.channel.open_channel: an engine knows nothing of services",
+        ),
+        (
+            "orly/cli/x.py",
+            "import supervisor.options",
+            "orly.cli.x:1 imports supervisor.options: one package supervises",
+        ),
+        *(
+            (
+                f"orly/{one}/x.py",
+                f"from orly.{other} import y",
+                f"orly.{one}.x:1 imports orly.{other}.y: services meet in proto/ and in the store's interface",
+            )
+            for one, other in permutations(("relay", "db", "acl", "sync"), 2)
+        ),
+        (
+            "orly/appliance/x.py",
+            "from orly.store.base import EventStore",
+            "orly.appliance.x:1 imports orly.store.base.EventStore: the appliance runs programs, it is none of them",
+        ),
+        (
+            "orly/rpc/x.py",
+            "from orly.store.lmdb.store import LmdbStore",
+            "orly.rpc.x:1 imports orly.store.lmdb.store.LmdbStore: the plumbing serves every service alike",
+        ),
+        (
+            "orly/process/serve.py",
+            "from orly.rpc import server",
+            "orly.process.serve:1 imports orly.rpc.server: the life of a program is the same whatever it does",
+        ),
+        (
+            "orly/intake/x.py",
+            "from orly import clock",
+            "orly.intake.x:1 imports orly.clock: every door has the same lock, so the lock knows no door",
         ),
         (
             "orly/relay/x.py",
@@ -205,5 +338,16 @@ def test_what_is_allowed_is_not_found(tmp_path: Path) -> None:
         "orly/relay/x.py",
         "import asyncio\nfrom orly.store.base import EventStore\nfrom orly.store import base",
     )
+    write(
+        tmp_path,
+        "orly/store/remote_queries.py",
+        "import grpc\nfrom orly.rpc import channel\nfrom orly.pb import orlydb",
+    )
+    write(tmp_path, "orly/rpc/convert.py", "import grpc\nfrom orly.store.base import Query\nfrom orly import clock")
+    write(tmp_path, "orly/db/main.py", "from orly.process import serve\nfrom orly.store.lmdb.store import LmdbStore")
+    write(tmp_path, "orly/db/saving.py", "from orly.intake.policy import WritePolicy\nfrom orly.db import service")
+    write(tmp_path, "orly/intake/policy.py", "from orly.nostr import event\nfrom orly.settings import Settings")
+    write(tmp_path, "orly/appliance/healthcheck.py", "import grpc\nfrom orly.services import SERVICES")
+    write(tmp_path, "orly/appliance/main.py", "import supervisor\nfrom orly.settings import load\nimport orly.process")
     write(tmp_path, "orly/cli/main.py", "from orly.store.lmdb.store import LmdbStore\nimport orly.relay.server")
     assert violations(tmp_path) == []

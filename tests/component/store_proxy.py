@@ -82,6 +82,9 @@ class StoreProxy(EventStore):
     async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
         return await self.inner.items(query, max_items=max_items)
 
+    async def serials(self, query: Query) -> list[int]:
+        return await self.inner.serials(query)
+
     def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
         return self.inner.feed(after_serial)
 

@@ -175,6 +175,22 @@ class FilterSuite:
         with pytest.raises(CountTooLargeError, match="39"):
             await world.items(max_items=39)
 
+    @on_store()
+    async def test_serials_come_in_the_order_of_an_answer(self, world: World) -> None:
+        events = [fake_event(n % 3, 1, NOW_S + n * 7 % 40, content=f"{n}") for n in range(40)]
+        results = await world.put(*events)
+        serial_of = {event.event.id: result.serial for event, result in zip(events, results, strict=True)}
+        expected = [serial_of[event_id] for event_id in newest_first(*events)]
+        assert await world.serials() == expected
+        assert await world.serials(wanted(authors=[KEYS[0]]), wanted(authors=list(KEYS[:3]))) == expected
+        assert await world.serials(Filter(limit=7)) == expected[:7]
+        assert await world.serials(Filter(limit=0)) == []
+        assert await world.serials(wanted(authors=[KEYS[1]]), max_limit=2) == [
+            serial_of[event_id] for event_id in newest_first(*events[1::3])[:2]
+        ]
+        await world.store.delete([events[5].id])
+        assert await world.serials() == [serial for serial in expected if serial != serial_of[events[5].event.id]]
+
 
 class ScopeSuite:
     backend: Backend
@@ -202,6 +218,7 @@ class ScopeSuite:
                 assert await world.count(query, scope=scope) == len(visible)
                 assert len(await world.items(query, scope=scope)) == len(visible) * ITEM_BYTES
                 assert await world.versions(query, scope=scope) == newest_first(*visible)
+                assert len(await world.serials(query, scope=scope)) == len(visible)
         assert await world.count() == 3
 
     @on_store()
@@ -311,6 +328,8 @@ class DeliverySuite:
             await world.store.items(Query(filters=(broad,) * 10, timeout_s=1.0))
         with pytest.raises(QueryTimeoutError):
             await world.versions(*[broad] * 10, timeout_s=1.0)
+        with pytest.raises(QueryTimeoutError):
+            await world.serials(*[broad] * 10, timeout_s=1.0)
         assert len(await world.ids(*[broad] * 10, timeout_s=1_000.0)) == 400
         assert len(await world.ids(*[broad] * 10)) == 400
         assert await world.count() == 500

@@ -116,6 +116,9 @@ class World:
     async def items(self, *filters: Filter, max_items: int | None = None, scope: ReadScope = READ_ALL) -> bytes:
         return await self.store.items(Query(filters=filters or (Filter(),), scope=scope), max_items=max_items)
 
+    async def serials(self, *filters: Filter, scope: ReadScope = READ_ALL, **options: Any) -> list[int]:
+        return await self.store.serials(Query(filters=filters or (Filter(),), scope=scope, **options))
+
     async def next_batch(self, feed: Any) -> FeedBatch:
         """The next batch of a feed; fails when none comes."""
         batch: FeedBatch = await asyncio.wait_for(anext(feed), DEADLINE_S)

@@ -186,6 +186,14 @@ DAMAGES: dict[str, tuple[Callable[[Environment, Any], Any], str]] = {
         lambda env, txn: txn.put(b"short", b"", db=env.deleted_ids),
         "deleted_ids has a row of a wrong length",
     ),
+    "a removal without a serial": (
+        lambda env, txn: txn.put(bytes(8), b"", db=env.removals),
+        "removals has a row of a wrong length",
+    ),
+    "a removal of half a serial": (
+        lambda env, txn: txn.put(bytes(8), bytes(12), db=env.removals),
+        "removals has a row of a wrong length",
+    ),
     "a tombstone without a time": (
         lambda env, txn: txn.put(bytes.fromhex(KEYS[7]), b"", db=env.vanished),
         "vanished has a row of a wrong length",

@@ -22,8 +22,8 @@ from orly.nostr.filter import Filter, matches
 from orly.store.base import ITEM_BYTES, Query, SaveStatus
 from orly.store.lmdb.check import check
 from orly.store.lmdb.environment import open_environment
+from orly.store.lmdb.meta import last_serial
 from orly.store.lmdb.store import LmdbStore
-from orly.store.lmdb.transaction import last_serial
 
 ROOT: Final = Path(__file__).parents[2]
 KILLS: Final = 50

@@ -242,6 +242,27 @@ def test_a_flush_that_was_broken_off_leaves_no_stale_rows(
     assert_sound(tmp_path / "copy again")
 
 
+def test_a_generation_that_a_failed_commit_was_added_to_ends_where_it_did_before(tmp_path: Path) -> None:
+    """Else the tables would claim the rows of later events, which a crash then loses."""
+    broken: list[BrokenEnvironment] = []
+
+    def wrap(environment: Environment) -> Environment:
+        broken.append(BrokenEnvironment(environment.env))
+        return replace(environment, env=broken[0])
+
+    async def body(store: LmdbStore) -> None:
+        notes = [fake_event(n % 8, 1, NOW_S + n) for n in range(40)]
+        await store.save(notes[:3])
+        broken[0].fails_at = "commit"
+        assert (await store.save(notes[20:]))[0].status is SaveStatus.FAILED
+        for n in range(3, 12):  # the first four are in the tables by then, the others wait
+            await store.save([notes[n]])
+        crashed(store, tmp_path / "copy")
+
+    play(tmp_path / "data", body, wrap=wrap, generation_events=4)
+    assert_sound(tmp_path / "copy")
+
+
 def test_an_unreadable_event_that_waits_is_refused_at_the_start(tmp_path: Path) -> None:
     async def crash(store: LmdbStore) -> None:
         await store.save([fake_event()])

@@ -1,6 +1,6 @@
 """`orly check`: is the store consistent?"""
 
-from orly.cli.exit_codes import ExitCode
+from orly.process.exit_codes import ExitCode
 from orly.settings import Loaded
 from orly.store.base import StoreError, StoreUnavailableError
 from orly.store.lmdb.check import CheckReport, check

@@ -32,6 +32,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "StoreLockedError",
+    "StoreMissingError",
     "StoreUnavailableError",
     "StoredEvent",
 ]
@@ -50,6 +51,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreLockedError(StoreUnavailableError):
     """Another process writes to the data directory."""
+
+
+class StoreMissingError(StoreUnavailableError):
+    """There is no database in the data directory yet; who only reads may wait for the one who makes it."""
 
 
 class StoreFullError(StoreError):
@@ -225,6 +230,10 @@ class EventStore(ABC):
         Raises:
             CountTooLargeError: There are more than `max_items`.
         """
+
+    @abstractmethod
+    async def serials(self, query: Query) -> list[int]:
+        """The serials of the visible events that match, in the order of an answer: newest event first."""
 
     @abstractmethod
     def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:

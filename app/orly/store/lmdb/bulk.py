@@ -1,11 +1,9 @@
-"""The embedded store for long work while no client is served: large transactions, and reads of one moment."""
+"""The embedded store for long work while no client is served: large transactions."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 from orly.nostr.event import EncodedEvent
-from orly.nostr.filter import Filter
-from orly.store.base import Query, SaveResult, SaveStatus, StoreError
-from orly.store.lmdb import keys
+from orly.store.base import SaveResult, SaveStatus, StoreError
 from orly.store.lmdb.store import LmdbStore
 
 __all__ = ["BulkLmdbStore"]
@@ -28,19 +26,3 @@ class BulkLmdbStore(LmdbStore):
             )
         except StoreError as error:
             return [SaveResult(SaveStatus.FAILED, detail=str(error))] * len(events)
-
-    def export(self, wanted: Filter) -> Generator[list[bytes | None], None, None]:
-        """The visible events that match, as canonical JSON, newest first, as they were at the first step.
-
-        One read transaction lasts until the end: nothing that is replaced meanwhile is missed, and a relay that
-        writes meanwhile cannot use the space it frees. A None stands for an event that an index names and that
-        is not there: the database is damaged.
-
-        Raises:
-            StoreError: The database cannot be read.
-        """
-        with self._read() as txn:
-            get, table = txn.get, self._tables.events
-            for chunk in self._reader(txn, Query(filters=(wanted,))).chunks(wanted, wanted.limit):
-                if chunk:
-                    yield [get(row[keys.SERIAL_SLICE], None, table) for row in chunk]

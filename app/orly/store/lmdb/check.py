@@ -18,8 +18,8 @@ from orly.nostr.kinds import DELETION, GIFT_WRAP, VANISH
 from orly.nostr.signing import verify_event
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment, translate_error
+from orly.store.lmdb.meta import indexed_through, last_serial
 from orly.store.lmdb.tombstones import recipients
-from orly.store.lmdb.transaction import indexed_through, last_serial
 
 __all__ = ["MAX_PROBLEMS", "CheckReport", "check"]
 
@@ -104,7 +104,7 @@ class _Check:
         )
 
     def all(self) -> None:
-        steps = (self._check_events, self._check_indexes, self._check_tombstones)
+        steps = (self._check_events, self._check_indexes, self._check_tombstones, self._check_removals)
         for step in steps:
             try:
                 step()
@@ -279,6 +279,13 @@ class _Check:
             for key, value in self._rows(name):
                 if (len(key), len(value)) != lengths:
                     self._problem(f"{name} has a row of a wrong length: {key.hex()}")
+
+    def _check_removals(self) -> None:
+        if self._tables.removals is None:
+            return
+        for key, value in self._rows("removals"):
+            if len(key) != 8 or not value or len(value) % 8:
+                self._problem(f"removals has a row of a wrong length: {key.hex()}")
 
 
 def _live_rows(event: EncodedEvent, rows: keys.IndexRows) -> Iterator[tuple[str, bytes, bytes]]:

@@ -14,7 +14,7 @@ import lmdb
 import msgspec
 
 from orly.nostr.event import EventError
-from orly.store.base import StoreError, StoreFullError, StoreLockedError, StoreUnavailableError
+from orly.store.base import StoreError, StoreFullError, StoreLockedError, StoreMissingError, StoreUnavailableError
 from orly.store.lmdb.file_length import pad_short_file, read_through
 
 __all__ = ["FORMAT", "Environment", "open_environment", "translate_error"]
@@ -45,6 +45,9 @@ _TABLES: Final = (
     "vanished",
     "expirations",
 )
+_ADDED_TABLES: Final = ("removals",)
+"""Made by a later version when it first writes to a database; one that only reads does without."""
+
 _MAGIC: Final = 0xBEEFC0DE.to_bytes(4, sys.byteorder)
 _FILE_FORMAT: Final = 1
 _BADGER_FILES: Final = ("KEYREGISTRY", "MANIFEST", "DISCARD")
@@ -60,7 +63,7 @@ class Environment:
         env: The environment.
         directory: Where it lies.
         lock_fd: The descriptor that holds the writer's lock; None when opened for reading only.
-        meta: `format` and `last_serial`.
+        meta: `format`, `last_serial`, and how far the index rows are written (see `transaction`).
         events: serial -> canonical JSON.
         ids: id -> serial.
         times: created_at, inverted id -> kind, serial.
@@ -72,6 +75,8 @@ class Environment:
         deleted_addresses: address key -> created_at of the newest deletion, its id.
         vanished: key -> created_at of the newest request to vanish.
         expirations: second, serial -> nothing.
+        removals: number -> serials that were taken out (see `removals`); None in a database of an earlier version
+            to which nothing was written since.
     """
 
     env: Any
@@ -92,6 +97,7 @@ class Environment:
     deleted_addresses: Any
     vanished: Any
     expirations: Any
+    removals: Any
 
     def close(self) -> None:
         """Close the environment, then give the lock back."""
@@ -134,12 +140,13 @@ def open_environment(directory: Path, *, max_bytes: int, read_only: bool = False
         read_only: For tools that read beside a running relay.
 
     Raises:
+        StoreMissingError: There is nothing to be read yet.
         StoreUnavailableError: The directory is locked, foreign, unreadable, or of another format.
     """
     _refuse_foreign_files(directory)
     if read_only:
         if not (directory / "data.mdb").is_file():
-            raise StoreUnavailableError(f"there is no database in {directory}")
+            raise StoreMissingError(f"there is no database in {directory}")
         return _open(directory, max_bytes, read_only=True, lock_fd=None)
     lock_fd = _lock(directory)
     try:
@@ -218,7 +225,7 @@ def _open(directory: Path, max_bytes: int, *, read_only: bool, lock_fd: int | No
         env = lmdb.open(
             str(directory),
             map_size=max_bytes,
-            max_dbs=len(_TABLES),
+            max_dbs=len(_TABLES) + len(_ADDED_TABLES),
             max_readers=MAX_READERS,
             readonly=read_only,
             create=not read_only,
@@ -231,12 +238,13 @@ def _open(directory: Path, max_bytes: int, *, read_only: bool, lock_fd: int | No
         was_short = pad_short_file(env, directory, lock_fd=lock_fd)
         if _is_empty(env):
             if read_only:
-                raise StoreUnavailableError(f"the database in {directory} is empty")
+                raise StoreMissingError(f"the database in {directory} is empty")
             _make_tables(env)
         _check_format(env, directory)
         tables = {name: env.open_db(name.encode(), create=False) for name in _TABLES}
+        tables |= {name: _added_table(env, name, directory, read_only=read_only) for name in _ADDED_TABLES}
         if was_short:
-            read_through(env, tables, directory)
+            read_through(env, {name: table for name, table in tables.items() if table is not None}, directory)
         env.reader_check()
     except lmdb.Error as error:
         env.close()
@@ -253,10 +261,23 @@ def _is_empty(env: Any) -> bool:
         return int(txn.stat()["entries"]) == 0
 
 
+def _added_table(env: Any, name: str, directory: Path, *, read_only: bool) -> Any:
+    """A table that an earlier version did not have; None if it is not there and cannot be made."""
+    with suppress(lmdb.NotFoundError):
+        return env.open_db(name.encode(), create=False)
+    if read_only:
+        return None
+    try:
+        return env.open_db(name.encode())
+    except lmdb.Error as error:  # no room: what is there can still be served
+        log.warning("%s; until the next start, reading beside this process is slow", translate_error(error, directory))
+        return None
+
+
 def _make_tables(env: Any) -> None:
     """All in one transaction, so that a first start that is cut short leaves nothing half made."""
     with env.begin(write=True) as txn:
-        for name in _TABLES:
+        for name in (*_TABLES, *_ADDED_TABLES):
             table = env.open_db(name.encode(), txn=txn)
             if name == "meta":
                 txn.put(b"format", FORMAT, db=table)

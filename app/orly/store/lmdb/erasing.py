@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orly.nostr.event import EncodedEvent, decode_event
+from orly.nostr.event import EncodedEvent, decode_verified
 from orly.nostr.kinds import DELETION, GIFT_WRAP, VANISH
 from orly.nostr.nip42 import targets_relay
 from orly.nostr.tags import parse_address, values
@@ -39,7 +39,7 @@ def _delete_id(transaction: "Transaction", target: bytes, deletion: EncodedEvent
     raw = None if serial is None else txn.get(serial, db=tables.events)
     if raw is None:
         return
-    found = decode_event(raw)
+    found = decode_verified(raw)
     if found.event.kind in (DELETION, VANISH):
         return
     is_recipient = found.event.kind == GIFT_WRAP and deletion.pubkey in recipients(found)
@@ -98,7 +98,7 @@ def _remove_versions(transaction: "Transaction", kept: Sequence[bytes]) -> None:
     for key in kept:
         raw = transaction.txn.get(key[-8:], db=transaction.tables.events)
         if raw is not None:
-            transaction.remove_version(decode_event(raw).id)
+            transaction.remove_version(decode_verified(raw).id)
 
 
 def _keys_under(cursor: Any, prefix: bytes, until: bytes) -> list[bytes]:

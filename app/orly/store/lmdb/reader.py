@@ -14,7 +14,7 @@ from orly.store.lmdb.environment import Environment
 from orly.store.lmdb.planner import Plan, choose_plan
 from orly.store.lmdb.scan import Scan
 
-__all__ = ["ExpiredSerials", "Reader"]
+__all__ = ["ExpiredSerials", "Reader", "View"]
 
 _ID_CHUNK: Final = 256
 _MERGE_CHUNK: Final = 256
@@ -28,32 +28,34 @@ _KIND: Final = keys.KIND_SLICE
 class ExpiredSerials:
     """Events that have expired but are not purged yet, kept between queries.
 
-    Only the part of the index that has come due since the last query is read; a process that writes says what it
-    adds to the part before (`added`), one that only reads cannot know and reads it all again.
+    Only the part of the index that has come due since the last query is read; who writes, or follows who does, says
+    what is added to the part before (`added`), and does so before it looks (`at`) at a transaction that has it.
     """
 
     def __init__(self, tables: Environment) -> None:
         self._tables = tables
-        self._is_told = tables.lock_fd is not None
         self._until_s = -1
         self._serials: set[bytes] = set()
 
     def added(self, expires_s: int) -> None:
-        """An event that expires at this second was committed; a slow disk, or a clock put back, makes that late."""
+        """An event that expires at this second was committed; a slow disk, or a clock put back, makes that late.
+
+        0 stands for any second.
+        """
         if expires_s <= self._until_s:
             self._until_s = -1
             self._serials = set()
 
     def at(self, txn: Any, now_s: int) -> set[bytes]:
         """The serials (8 bytes) that no reader may see any more."""
-        if now_s == self._until_s and not self._serials and self._is_told:
+        if now_s == self._until_s and not self._serials:
             return self._serials
         with txn.cursor(self._tables.expirations) as cursor:
             if not cursor.first() or cursor.key()[:8] > keys.time_bytes(now_s):
                 self._serials = set()
             else:
                 due = keys.time_bytes(now_s)
-                may_go_on = self._serials and now_s >= self._until_s and self._is_told
+                may_go_on = self._serials and now_s >= self._until_s
                 start = self._until_s if may_go_on else 0
                 fresh = set() if start == 0 else self._serials
                 if cursor.set_range(keys.time_bytes(start)):
@@ -72,29 +74,42 @@ def _packed(kinds: frozenset[int]) -> frozenset[bytes]:
     return frozenset(map(keys.kind_bytes, kinds))
 
 
-class Reader:
+class View:
     """One consistent view of the store, for the length of one read transaction.
 
     Attributes:
-        through: The newest serial in it (8 bytes).
+        txn: The transaction; whoever has the view ends it.
+        scan: Its indexes.
     """
 
-    __slots__ = (
-        "_expired",
-        "_now_s",
-        "_private",
-        "_scan",
-        "_scope",
-        "_tables",
-        "_txn",
-        "through",
-    )
+    __slots__ = ("_expired", "_now_s", "_tables", "scan", "txn")
+
+    def __init__(self, txn: Any, tables: Environment, scan: Scan, *, now_s: int, expired: set[bytes]) -> None:
+        self.txn = txn
+        self.scan = scan
+        self._tables = tables
+        self._now_s = now_s
+        self._expired = expired
+
+    @property
+    def through_serial(self) -> int:
+        """The newest serial in it."""
+        return int.from_bytes(self.scan.through, "big")
+
+    def reader(self, scope: ReadScope) -> "Reader":
+        """For someone who reads."""
+        return Reader(self.txn, self._tables, self.scan, scope=scope, now_s=self._now_s, expired=self._expired)
+
+
+class Reader:
+    """What one may see in a view, filter by filter."""
+
+    __slots__ = ("_expired", "_now_s", "_private", "_scan", "_scope", "_tables", "_txn")
 
     def __init__(
         self, txn: Any, tables: Environment, scan: Scan, *, scope: ReadScope, now_s: int, expired: set[bytes]
     ) -> None:
         self._txn = txn
-        self.through = scan.through
         self._scan = scan
         self._tables = tables
         self._scope = scope

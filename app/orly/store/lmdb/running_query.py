@@ -11,7 +11,7 @@ from orly.nostr.event import EventError
 from orly.store.base import Query, QuerySink, QueryTimeoutError, StoreError
 from orly.store.lmdb.environment import Environment, translate_error
 from orly.store.lmdb.keys import SERIAL_SLICE
-from orly.store.lmdb.reader import Reader
+from orly.store.lmdb.reader import Reader, View
 
 __all__ = ["READ_ERRORS", "RunningQuery", "filter_limit"]
 
@@ -40,11 +40,14 @@ class RunningQuery:
     meanwhile is not sent.
 
     Args:
+        view: What is searched; its transaction is ended here.
+        begin: Begins a read transaction of a later moment.
         expired: From a read transaction, the serials that have expired by now.
         finished: Called once, when the query is over for whatever reason.
     """
 
     __slots__ = (
+        "_begin",
         "_expired",
         "_finished",
         "_found",
@@ -71,9 +74,8 @@ class RunningQuery:
         query: Query,
         sink: QuerySink,
         *,
-        txn: Any,
-        reader: Reader,
-        through_serial: int,
+        view: View,
+        begin: Callable[[], Any],
         loop: asyncio.AbstractEventLoop,
         monotonic: Callable[[], float],
         expired: Callable[[Any], set[bytes]],
@@ -82,14 +84,16 @@ class RunningQuery:
         self._tables = tables
         self._query = query
         self._sink = sink
-        self._txn: Any = txn
-        self._through_serial = through_serial
+        self._txn: Any = view.txn
+        self._through_serial = view.through_serial
+        self._begin = begin
         self._loop = loop
         self._monotonic = monotonic
         self._expired = expired
         self._hidden: set[bytes] = set()
         self._finished = finished
         self._started_s = monotonic()
+        reader = view.reader(query.scope)
         first = query.filters[0] if len(query.filters) == 1 else None
         self._search: Iterator[list[bytes]] = (
             self._chunks(reader) if first is None else reader.chunks(first, filter_limit(first.limit, query))
@@ -164,6 +168,9 @@ class RunningQuery:
                     else:
                         self._loop.call_soon(self._send)
                     return
+        except StoreError as error:
+            self._fail(error)
+            return
         except READ_ERRORS as error:
             self._fail(translate_error(error, self._tables.directory))
             return
@@ -181,7 +188,7 @@ class RunningQuery:
 
     def _next_rows(self) -> list[bytes]:
         if self._txn is None:
-            self._txn = self._tables.env.begin()
+            self._txn = self._begin()
             self._hidden = self._expired(self._txn)
         hidden = self._hidden
         get, events = self._txn.get, self._tables.events

@@ -8,6 +8,7 @@ from typing import Any, Final
 from orly.nostr.event import MAX_CREATED_AT
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment
+from orly.store.lmdb.followed_tail import FollowedTail
 from orly.store.lmdb.tail import Generation, Tail
 
 __all__ = ["Scan"]
@@ -23,10 +24,11 @@ class Scan:
         through: The newest serial in that view (8 bytes); rows in memory above it are not committed yet.
     """
 
-    __slots__ = ("_active", "_border", "_generations", "_tables", "_txn", "through")
+    __slots__ = ("_active", "_border", "_generations", "_removals", "_tables", "_txn", "through")
 
-    def __init__(self, txn: Any, tables: Environment, tail: Tail, through: bytes) -> None:
+    def __init__(self, txn: Any, tables: Environment, tail: Tail | FollowedTail, through: bytes) -> None:
         self.through = through
+        self._removals = tail.removals
         self._txn = txn
         self._tables = tables
         self._active = tail.active
@@ -40,9 +42,9 @@ class Scan:
     def serial_of(self, event_id: bytes) -> bytes | None:
         """The serial (8 bytes) of a stored event that is not superseded."""
         for generation in self._generations:
-            position = generation.positions.get(event_id)
-            if position is not None and position[_SERIAL] <= self.through:
-                return position[_SERIAL]
+            serial = generation.serial_of(event_id, self.through, self._removals)
+            if serial is not None:
+                return serial
         found: bytes | None = self._txn.get(event_id, None, self._tables.ids)
         return found
 
@@ -66,7 +68,7 @@ class Scan:
         self, rows: list[bytes], index: str, prefix: bytes, since: int, until: int, first_chunk: int
     ) -> Iterator[list[bytes]]:
         border = self._border
-        yield from _waiting_chunks(self._active, rows, max(since, border + 1), until, first_chunk, self.through)
+        yield from self._waiting_chunks(self._active, rows, max(since, border + 1), until, first_chunk)
         yield from self._older(index, prefix, since, border, first_chunk)
 
     def _older(self, index: str, prefix: bytes, since: int, until: int, first_chunk: int) -> Iterator[list[bytes]]:
@@ -77,11 +79,40 @@ class Scan:
         else:
             stored = _stored_chunks(self._txn, getattr(self._tables, index), prefix, since, until, first_chunk)
         waiting = [
-            _waiting_chunks(generation, rows, since, until, first_chunk, self.through)
+            self._waiting_chunks(generation, rows, since, until, first_chunk)
             for generation in self._generations
             if (rows := generation.tables[index].get(prefix)) is not None
         ]
         return _woven([*waiting, stored]) if waiting else stored
+
+    def _waiting_chunks(
+        self, generation: Generation, rows: list[bytes], since: int, until: int, first_chunk: int
+    ) -> Iterator[list[bytes]]:
+        """The same for rows in memory, which may come and go between two chunks; none that is not in this view."""
+        if until < since:
+            return
+        lowest = keys.time_bytes(since) if since else b""
+        upper = keys.time_bytes(until + 1)
+        through, removals, gone = self.through, self._removals, generation.gone
+        last_serial = int.from_bytes(through, "big")
+        size = first_chunk
+        while True:
+            end = bisect_left(rows, upper)
+            start = max(bisect_left(rows, lowest) if lowest else 0, end - size)
+            chunk = rows[start:end]
+            if bisect_left(rows, upper) != end:
+                continue  # the writer, for whose long work the loop does not wait, has just changed the list
+            if not chunk:
+                return
+            upper = chunk[0]
+            chunk.reverse()
+            if generation.last_serial > last_serial:  # looked at anew for each chunk, since it may have grown
+                chunk = [position for position in chunk if position[_SERIAL] <= through]
+            if gone:
+                chunk = [row for row in chunk if (number := gone.get(row[_SERIAL])) is None or number > removals]
+            if chunk:
+                yield chunk
+            size = min(size * 4, MAX_CHUNK)
 
 
 def _stored_chunks(
@@ -139,33 +170,6 @@ def _seek_before(cursor: Any, prefix: bytes, until: int) -> bool:
     if cursor.set_range(past):
         return bool(cursor.prev())
     return bool(cursor.last())
-
-
-def _waiting_chunks(
-    generation: Generation, rows: list[bytes], since: int, until: int, first_chunk: int, through: bytes
-) -> Iterator[list[bytes]]:
-    """The same for rows in memory, which may come and go between two chunks; none has a serial above `through`."""
-    if until < since:
-        return
-    lowest = keys.time_bytes(since) if since else b""
-    upper = keys.time_bytes(until + 1)
-    last_serial = int.from_bytes(through, "big")
-    size = first_chunk
-    while True:
-        end = bisect_left(rows, upper)
-        start = max(bisect_left(rows, lowest) if lowest else 0, end - size)
-        chunk = rows[start:end]
-        if bisect_left(rows, upper) != end:
-            continue  # the writer, for whose long work the loop does not wait, has just changed the list
-        if not chunk:
-            return
-        upper = chunk[0]
-        chunk.reverse()
-        if generation.last_serial > last_serial:  # looked at anew for each chunk, since it may have grown
-            chunk = [position for position in chunk if position[_SERIAL] <= through]
-        if chunk:
-            yield chunk
-        size = min(size * 4, MAX_CHUNK)
 
 
 def _woven(scans: list[Iterator[list[bytes]]]) -> Iterator[list[bytes]]:

@@ -49,11 +49,14 @@ class Generation:
         positions: id -> position.
         tables: For each of `INDEXES`, prefix -> positions in ascending order.
         last_serial: The highest serial that was ever added.
+        gone: Serial (8 bytes) -> number in the removal journal, of rows that are still here although their events
+            were removed; only who follows another process's writing has such (see `FollowedTail`).
     """
 
-    __slots__ = ("last_serial", "positions", "tables")
+    __slots__ = ("gone", "last_serial", "positions", "tables")
 
     def __init__(self) -> None:
+        self.gone: dict[bytes, int] = {}
         self.positions: dict[bytes, bytes] = {}
         self.tables: dict[str, dict[bytes, list[bytes]]] = {name: {} for name in INDEXES}
         self.last_serial = 0
@@ -87,6 +90,19 @@ class Generation:
             if not rows:
                 del self.tables[table][prefix]
         return True
+
+    def serial_of(self, event_id: bytes, through: bytes, removals: int) -> bytes | None:
+        """The serial (8 bytes) of an event in here.
+
+        Args:
+            event_id: Its id.
+            through: The newest serial (8 bytes) that counts.
+            removals: The newest number in the removal journal that counts.
+        """
+        position = self.positions.get(event_id)
+        if position is None or position[_SERIAL] > through:
+            return None
+        return position[_SERIAL]
 
     def rows(self, table: str) -> list[tuple[bytes, bytes]]:
         """Everything that goes into one table (an index, or `ids`), sorted."""
@@ -179,6 +195,7 @@ class Tail:
             broken off may have left rows of them in the tables.
         leaving: What the transaction under way has taken out; None if it took nothing.
         writer_txn_id: LMDB's number of that transaction; readers with a lower one see what is leaving.
+        removals: The removal journal says nothing that is not known here.
     """
 
     __slots__ = (
@@ -190,6 +207,8 @@ class Tail:
         "reread_through",
         "writer_txn_id",
     )
+
+    removals: Final = 0
 
     def __init__(
         self, generation_events: int = GENERATION_EVENTS, newest_before: int = -1, reread_through: int = 0

@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from orly.nostr.event import EncodedEvent, decode_event, decode_stored
+from orly.nostr.event import EncodedEvent, decode_stored, decode_verified
 from orly.nostr.kinds import DELETION, VANISH, is_ephemeral
 from orly.nostr.tags import expiration
 from orly.store.base import SaveResult, SaveStatus, StoredEvent, StoreError
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment
 from orly.store.lmdb.erasing import apply_deletion, apply_vanish
+from orly.store.lmdb.meta import last_serial, set_flush_through
+from orly.store.lmdb.removals import write_removals
 from orly.store.lmdb.tail import INDEXES, Generation, Tail
 from orly.store.lmdb.tombstones import Tombstones
 
-__all__ = ["MIN_ROWS_WRITTEN", "ROWS_WRITTEN_PER_EVENT", "Transaction", "indexed_through", "last_serial"]
+__all__ = ["MIN_ROWS_WRITTEN", "ROWS_WRITTEN_PER_EVENT", "Transaction"]
 
 MIN_ROWS_WRITTEN: Final = 512
 """Waiting index rows that every transaction takes along."""
@@ -31,18 +33,6 @@ _DELIVERED: Final = SaveResult(SaveStatus.DELIVERED)
 _DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
 _SUPERSEDED: Final = SaveResult(SaveStatus.SUPERSEDED)
 _EXPIRED: Final = SaveResult(SaveStatus.EXPIRED)
-
-
-def last_serial(txn: Any, tables: Environment) -> int:
-    """The newest serial ever given, as a transaction sees it."""
-    found = txn.get(b"last_serial", db=tables.meta)
-    return 0 if found is None else int(_U64.unpack(found)[0])
-
-
-def indexed_through(txn: Any, tables: Environment) -> int:
-    """The serial up to which every index row is in the tables."""
-    found = txn.get(b"indexed_through", db=tables.meta)
-    return 0 if found is None else int(_U64.unpack(found)[0])
 
 
 class Transaction:
@@ -77,6 +67,7 @@ class Transaction:
         self._wrote_rows = False
         self._is_settled = False
         self._undo: list[tuple[EncodedEvent, int, Generation | None]] = []
+        self._removed_waiting: list[bytes] = []
         self.tombstones = Tombstones(tables, txn)
         self._has_versions = bool(txn.stat(tables.versions)["entries"])
 
@@ -89,6 +80,8 @@ class Transaction:
         """Write what was collected; the caller commits, then calls `confirm` or `roll_back` on the event loop."""
         self.flush()
         self._write_rows()
+        if self._removed_waiting and self.tables.removals is not None:
+            write_removals(self.txn, self.tables, self._removed_waiting)
         if self._serial != self._first_serial:
             self.txn.put(b"last_serial", _U64.pack(self._serial), db=self.tables.meta)
 
@@ -98,6 +91,7 @@ class Transaction:
         if flush is None or self._is_settled:
             return
         self._wrote_rows = True
+        set_flush_through(self.txn, self.tables, flush.generation.last_serial)
         table, rows, is_last = flush.slice(MIN_ROWS_WRITTEN + ROWS_WRITTEN_PER_EVENT * len(self.stored))
         self._put(getattr(self.tables, table), rows)
         if is_last:
@@ -123,6 +117,7 @@ class Transaction:
     def roll_back(self) -> None:
         """Nothing was written: take it back in memory too."""
         self.tail.ended()
+        self.tail.active.last_serial = min(self.tail.active.last_serial, self._first_serial)
         for event, serial, generation in reversed(self._undo):
             if generation is None:
                 self.tail.remove(event)
@@ -240,7 +235,7 @@ class Transaction:
         raw = self.txn.get(serial, db=tables.events)
         if raw is None:
             return False
-        event = decode_event(raw)
+        event = decode_verified(raw)
         if self.serial_of(event.id) != serial:
             return self.remove_version(event.id)
         rows = keys.IndexRows(event, _U64.unpack(serial)[0])
@@ -269,6 +264,8 @@ class Transaction:
         generation = self.tail.leave(event, serial)
         if generation is not None:
             self._undo.append((event, serial, generation))
+            if serial <= self._first_serial:  # else nobody else has ever seen it
+                self._removed_waiting.append(rows.serial)
             if generation is self.tail.active and serial > self.tail.reread_through:
                 return
         delete(event.id, db=tables.ids)
@@ -288,7 +285,7 @@ class Transaction:
         serial = key[-8:]
         raw = self.txn.get(serial, db=tables.events)
         if raw is not None:
-            rows = keys.IndexRows(decode_event(raw), _U64.unpack(serial)[0])
+            rows = keys.IndexRows(decode_verified(raw), _U64.unpack(serial)[0])
             if rows.expiration is not None:
                 delete(rows.expiration, db=tables.expirations)
         delete(serial, db=tables.events)

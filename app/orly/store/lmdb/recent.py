@@ -1,0 +1,36 @@
+"""Decoded events by serial, the newest within bounds: what one part of a process has decoded, others need not."""
+
+from collections import OrderedDict
+from typing import Final
+
+from orly.nostr.event import EncodedEvent
+
+__all__ = ["MAX_RECENT_BYTES", "MAX_RECENT_EVENTS", "RecentEvents"]
+
+MAX_RECENT_EVENTS: Final = 4_096
+MAX_RECENT_BYTES: Final = 8 << 20
+"""Their canonical JSON; decoded they take about twice as much again."""
+
+
+class RecentEvents:
+    """Events by serial; beyond the bounds, those that were added first are forgotten."""
+
+    __slots__ = ("_bytes", "_events")
+
+    def __init__(self) -> None:
+        self._events: OrderedDict[int, EncodedEvent] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, serial: int) -> EncodedEvent | None:
+        """The event with a serial."""
+        return self._events.get(serial)
+
+    def add(self, serial: int, event: EncodedEvent) -> None:
+        """Keep an event for a while."""
+        if serial in self._events:
+            return
+        self._events[serial] = event
+        self._bytes += len(event.raw)
+        while len(self._events) > MAX_RECENT_EVENTS or self._bytes > MAX_RECENT_BYTES:
+            _, oldest = self._events.popitem(last=False)
+            self._bytes -= len(oldest.raw)

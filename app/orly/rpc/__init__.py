@@ -1,0 +1,1 @@
+"""gRPC between the services: servers, channels, health, TLS, tokens, messages."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.process import ORLY, clean_environment, run_orly
 
-__all__ = ["DEADLINE_S", "await_output", "child", "on_terminal", "run", "write_lines"]
+__all__ = ["DEADLINE_S", "await_output", "await_read_of_pipe", "child", "on_terminal", "run", "write_lines"]
 
 DEADLINE_S: Final = 30.0
 """How long a test waits for what must happen; far beyond what it takes on a loaded machine."""
@@ -67,6 +67,15 @@ def child(*arguments: str | Path, data_dir: Path, **variables: str) -> Iterator[
                 if stream is not None and not stream.closed:
                     stream.close()
             process.wait()
+
+
+def await_read_of_pipe(pid: int) -> None:
+    """Return once a process waits inside the read of a pipe, where a signal interrupts it (Linux)."""
+    wait_channel = Path(f"/proc/{pid}/wchan")
+    end_s = time.monotonic() + DEADLINE_S
+    while not wait_channel.read_text().endswith("pipe_read"):
+        assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s for a read of a pipe: {wait_channel.read_text()}"
+        time.sleep(0.001)
 
 
 def await_output(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:

@@ -339,3 +339,16 @@ def test_a_terminal_sees_progress_unless_the_events_go_there(data_dir: Path, tmp
     assert code == 0
     assert "\x1b[" not in shown
     assert shown.replace("\r\n", "\n").encode() == newest_first(EVENTS) + b"40 events exported\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_does_not_wait_for_the_reader_of_small_events(tmp_path: Path, number: signal.Signals) -> None:
+    """What is in the buffer at that time goes nowhere."""
+    fill(tmp_path / "data", [fake_event(content=f"{n:01000}", created_at=n) for n in range(3_000)])
+    with child("export", data_dir=tmp_path / "data") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert os.read(process.stdout.fileno(), 7) == b'{"id":"'
+        process.send_signal(number)
+        assert process.wait(DEADLINE_S) == 1
+        assert process.stderr.read() == b"orly: interrupted\n"

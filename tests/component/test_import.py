@@ -20,8 +20,8 @@ from tests.process import ORLY, clean_environment, running_relay
 
 from orly.cli import import_events
 from orly.cli.import_events import BATCH_BYTES, BATCH_EVENTS, MAX_SHOWN_PROBLEMS, Importer
+from orly.intake.policy import WritePolicy
 from orly.nostr.event import EncodedEvent
-from orly.relay.policy import WritePolicy
 from orly.store.base import SaveResult, SaveStatus
 
 MIB = 1024 * 1024

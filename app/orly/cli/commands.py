@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from orly import __version__
-from orly.cli.exit_codes import ExitCode
 from orly.cli.progress import tell
+from orly.process.exit_codes import ExitCode
 from orly.settings import Loaded, SettingsError, load
 
 __all__ = ["app"]
@@ -19,6 +19,16 @@ _EXIT_CODES = (
     "69 the port or the data directory is in use; 70 the store failed while serving; "
     "78 a setting must be changed first."
 )
+
+_Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help="The orly-db that has the store; ORLY_GRPC_SERVER if ORLY_DB_TYPE is grpc.",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(
     name="orly",
@@ -83,7 +93,8 @@ def relay() -> None:
     epilog=(
         "Exit status: 0 if every line was stored, was there before, or is no longer wanted (replaced, deleted, "
         "expired); 1 if a line was refused, the store failed, the file cannot be read, or the import was interrupted; "
-        "2 wrong usage; 69 a relay is using the data directory; 78 a setting must be changed first."
+        "2 wrong usage; 69 another process is using the data directory, or the server does not answer; "
+        "78 a setting must be changed first."
     ),
 )
 def import_events(
@@ -94,15 +105,17 @@ def import_events(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Whether to check signatures; ids are always checked.")
     ] = True,
+    server: _Server = None,
 ) -> None:
     """Store events from JSONL, one event on each line.
 
     A bad line is reported with its number and the reason, and the rest goes on. Limits on the age of events do not
-    apply, all others do. Not possible while a relay serves from the same data directory.
+    apply, all others do. While orly-db serves the data directory, the events are handed to it with --server, and
+    clients are told of them; while one relay alone does, it must be stopped first.
     """
     from orly.cli.import_events import run_import
 
-    raise _finish(*run_import(_load(), file, verify=verify))
+    raise _finish(*run_import(_load(), file, verify=verify, server=server))
 
 
 @app.command(
@@ -110,7 +123,7 @@ def import_events(
     short_help="Write events to a JSONL file.",
     epilog=(
         "Exit status: 0 if all was written; 1 if not, and then FILE is as it was before; 2 wrong usage, such as a bad "
-        "filter; 78 a setting must be changed first."
+        "filter; 69 the server does not answer; 78 a setting must be changed first."
     ),
 )
 def export_events(
@@ -121,6 +134,7 @@ def export_events(
     filter_json: Annotated[
         str, typer.Option("--filter", metavar="JSON", help="Only what this NIP-01 filter matches.", show_default=False)
     ] = "{}",
+    server: _Server = None,
 ) -> None:
     """Write events as JSONL, newest first, exactly as they are stored.
 
@@ -128,7 +142,7 @@ def export_events(
     """
     from orly.cli.export_events import run_export
 
-    raise _finish(*run_export(_load(), file, filter_json))
+    raise _finish(*run_export(_load(), file, filter_json, server))
 
 
 @app.command(
@@ -161,6 +175,59 @@ def check(
     from orly.cli.check import run_check
 
     code, found, problems = run_check(_load(), signatures=signatures)
+    if found:
+        typer.echo(found)
+    raise _finish(code, problems)
+
+
+@app.command(
+    short_help="Make certificates for the calls between services.",
+    epilog="Exit status: 0 if all were made; 1 if not, such as when files are there already; 2 wrong usage.",
+)
+def certs(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where they are, or shall be.")],
+    *,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name or address of the service, beside localhost; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    client: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A caller; may be repeated. Without any: client.", show_default=False),
+    ] = None,
+    days: Annotated[int, typer.Option(metavar="N", help="How long they are valid.", min=1, max=3650)] = 730,
+    force: Annotated[bool, typer.Option("--force", help="Replace certificates; never those of the authority.")] = False,
+) -> None:
+    """Make an authority (ca), a certificate for a service (server) and one for each caller, and print the settings.
+
+    An authority that is in DIR already signs more: with --client alone it adds callers, with --force it renews.
+    """
+    from orly import clock
+    from orly.cli.certs import run_certs
+
+    code, lines, problems = run_certs(
+        directory, hosts=host or (), clients=client or (), days=days, force=force, now_s=clock.now_s()
+    )
+    typer.echo(lines, nl=False)
+    raise _finish(code, problems)
+
+
+@app.command(
+    short_help="Show what runs under orly-launcher.",
+    epilog="Exit status: 0 if all of it is well; 1 if not, or if nothing runs; 78 a setting must be changed first.",
+)
+def status() -> None:
+    """Show every process that `orly-launcher` runs, and whether it is well.
+
+    It is found by the same ORLY_DATA_DIR, or ORLY_RUN_DIR where that is set.
+    """
+    from orly.cli.status import run_status
+
+    code, found, problems = run_status(_load())
     if found:
         typer.echo(found)
     raise _finish(code, problems)

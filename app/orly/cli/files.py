@@ -76,10 +76,10 @@ def opened_output(file: Path) -> Iterator[BinaryIO]:
         raise FileError(f"{name} is closed")
     try:
         if str(file) == "-":
-            with open(_STDOUT, "wb", buffering=_BUFFER_BYTES, closefd=False) as stream:
+            with open(_STDOUT, "wb", buffering=_BUFFER_BYTES, closefd=False) as stream, _dropping_the_rest(stream):
                 yield stream
         elif file.exists() and not file.is_file():
-            with file.open("wb", buffering=_BUFFER_BYTES) as stream:
+            with file.open("wb", buffering=_BUFFER_BYTES) as stream, _dropping_the_rest(stream):
                 yield stream
         else:
             with _replacing(Path(os.path.realpath(file))) as stream:
@@ -88,6 +88,18 @@ def opened_output(file: Path) -> Iterator[BinaryIO]:
         raise ReaderGoneError(f"{name} was closed by its reader") from error
     except OSError as error:
         raise FileError(f"{name} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def _dropping_the_rest(stream: BinaryIO) -> Iterator[None]:
+    """After a failure, let what is still in the stream's buffer go nowhere: closing would wait for the reader again."""
+    try:
+        yield
+    except BaseException:
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+        raise
 
 
 @contextmanager

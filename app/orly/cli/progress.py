@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from stat import S_ISREG
 from typing import BinaryIO, Protocol
 
+from orly.process.streams import tell
+
 __all__ = ["ByteProgress", "byte_progress", "size_of", "tell"]
 
 
@@ -18,20 +20,6 @@ class ByteProgress(Protocol):
 
     def say(self, text: str) -> None:
         """A line for the operator, on standard error."""
-
-
-def tell(text: str) -> None:
-    """Write a line to standard error; if nobody can read it any more, the work goes on without."""
-    if sys.stderr is None:
-        return
-    try:
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-    except OSError:
-        # What could not be written stays in the stream's buffer; failing on it again would spoil the exit status.
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, sys.stderr.fileno())
-        os.close(null)
 
 
 class _Quiet:

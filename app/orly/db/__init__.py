@@ -1,0 +1,1 @@
+"""`orly-db`: the event store as a service."""

@@ -1,21 +1,39 @@
-"""The relay as a user starts it: the installed `orly` script as a child process, configured by variables alone."""
+"""The programs as a user starts them: installed scripts as child processes, configured by variables alone."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ORLY", "START_S", "STOP_S", "RelayProcess", "clean_environment", "run_orly", "running_relay"]
+__all__ = [
+    "ORLY",
+    "ORLY_DB",
+    "START_S",
+    "STOP_S",
+    "DbProcess",
+    "Program",
+    "RelayProcess",
+    "clean_environment",
+    "free_port",
+    "run_orly",
+    "running_db",
+    "running_relay",
+    "running_worker",
+    "shared_port",
+]
 
 ORLY: Final = Path(sys.executable).with_name("orly")
 """The console script of the environment that the tests run in."""
+
+ORLY_DB: Final = ORLY.with_name("orly-db")
 
 START_S: Final = 30.0
 """How long a start may take, recovery of a large store on a busy machine included."""
@@ -33,19 +51,33 @@ def clean_environment(home: Path, variables: Mapping[str, str]) -> dict[str, str
     return {**kept, "HOME": str(home), **variables}
 
 
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def shared_port() -> Iterator[int]:
+    """A TCP port of the loopback address that is kept for programs which share it (SO_REUSEPORT)."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield int(keeper.getsockname()[1])
+
+
 @dataclass(slots=True, kw_only=True)
-class RelayProcess:
-    """A relay that listens.
+class Program:
+    """A program that serves.
 
     Attributes:
-        url: Where clients connect.
-        data_dir: Its store.
+        data_dir: The store, as its settings have it.
         killed: It was ended by `kill`, so a clean exit is not to be expected.
     """
 
-    url: str
-    data_dir: Path
     child: subprocess.Popen[bytes]
+    data_dir: Path
     log_file: Path
     killed: bool = field(default=False)
 
@@ -53,11 +85,6 @@ class RelayProcess:
     def pid(self) -> int:
         """The process id."""
         return self.child.pid
-
-    @property
-    def http_url(self) -> str:
-        """The same address for plain HTTP."""
-        return self.url.replace("ws://", "http://", 1)
 
     def logs(self) -> str:
         """What it has logged so far."""
@@ -80,8 +107,8 @@ class RelayProcess:
         try:
             code = self.child.wait(within_s)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"the relay was still there {within_s:g} s after SIGTERM\n{self.logs()}") from None
-        assert code == 0, f"the relay left with status {code} after SIGTERM\n{self.logs()}"
+            raise AssertionError(f"it was still there {within_s:g} s after SIGTERM\n{self.logs()}") from None
+        assert code == 0, f"it left with status {code} after SIGTERM\n{self.logs()}"
         return time.monotonic() - started
 
     def anonymous_bytes(self) -> int:
@@ -109,6 +136,40 @@ class RelayProcess:
         raise AssertionError(f"/proc/{self.pid}/status has no {name}")
 
 
+@dataclass(slots=True, kw_only=True)
+class RelayProcess(Program):
+    """A relay that listens.
+
+    Attributes:
+        url: Where clients connect.
+    """
+
+    url: str
+
+    @property
+    def http_url(self) -> str:
+        """The same address for plain HTTP."""
+        return self.url.replace("ws://", "http://", 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class DbProcess(Program):
+    """An `orly-db` that listens.
+
+    Attributes:
+        address: What its callers name in ORLY_GRPC_SERVER.
+    """
+
+    address: str
+    respawn: Callable[[], subprocess.Popen[bytes]]
+
+    def start_again(self) -> None:
+        """Starts it anew after `kill`, and does not wait until it listens."""
+        assert self.child.returncode is not None, "it is still there"
+        self.child = self.respawn()
+        self.killed = False
+
+
 @contextmanager
 def running_relay(**variables: str) -> Iterator[RelayProcess]:
     """Starts `orly` on a free loopback port, waits until it listens, and stops it with SIGTERM afterwards.
@@ -122,44 +183,87 @@ def running_relay(**variables: str) -> Iterator[RelayProcess]:
     """
     with tempfile.TemporaryDirectory(prefix="orly-test-") as scratch:
         home = Path(scratch)
-        given = {
-            "ORLY_DATA_DIR": str(home / "data"),
-            "ORLY_LISTEN": "127.0.0.1",
-            "ORLY_PORT": "0",
-            **variables,
-        }
-        log_file = home / "log"
-        with log_file.open("wb") as log:
-            child = subprocess.Popen(
-                [ORLY], env=clean_environment(home, given), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        try:
-            url = _await_listening(child, log_file)
-            relay = RelayProcess(url=url, data_dir=Path(given["ORLY_DATA_DIR"]), child=child, log_file=log_file)
+        given = {"ORLY_DATA_DIR": str(home / "data"), "ORLY_LISTEN": "127.0.0.1", "ORLY_PORT": "0", **variables}
+        child = _spawn(ORLY, home, given)
+        relay = RelayProcess(url="", data_dir=Path(given["ORLY_DATA_DIR"]), child=child, log_file=home / "log")
+        with _watched(relay):
+            relay.url = _await_listening(relay)
             yield relay
-            if child.returncode is None:
-                relay.stop()
-            assert relay.killed or child.returncode == 0, f"the relay left with status {child.returncode}"
-            assert "Traceback" not in relay.logs(), "the relay logged a traceback"
-        except BaseException:
-            sys.stderr.write(f"--- log of the relay, pid {child.pid}\n{log_file.read_text(errors='replace')}---\n")
-            raise
-        finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
 
 
-def _await_listening(child: subprocess.Popen[bytes], log_file: Path) -> str:
+@contextmanager
+def running_db(*, address: str = "", **variables: str) -> Iterator[DbProcess]:
+    """Starts `orly-db`, waits until it listens, and stops it with SIGTERM afterwards; see `running_relay`.
+
+    Args:
+        address: Where it listens; empty is a Unix socket of its own.
+        variables: ORLY_* variables; ORLY_DATA_DIR defaults to a directory that is removed afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="orly-test-") as scratch:
+        home = Path(scratch)
+        where = address or f"unix:{home}/db"
+        given = {"ORLY_DATA_DIR": str(home / "data"), "ORLY_DB_LISTEN": where, **variables}
+        db = DbProcess(
+            address=where,
+            data_dir=Path(given["ORLY_DATA_DIR"]),
+            child=_spawn(ORLY_DB, home, given),
+            log_file=home / "log",
+            respawn=lambda: _spawn(ORLY_DB, home, given),
+        )
+        with _watched(db):
+            _await_listening(db)
+            yield db
+
+
+@contextmanager
+def running_worker(db: DbProcess, *, reads_directly: bool, **variables: str) -> Iterator[RelayProcess]:
+    """Starts `orly` as one of several relay processes that work on an `orly-db`; see `running_relay`."""
+    given = {
+        "ORLY_DB_TYPE": "grpc",
+        "ORLY_GRPC_SERVER": db.address,
+        "ORLY_DB_DIRECT_READ": str(reads_directly).lower(),
+        **({"ORLY_DATA_DIR": str(db.data_dir)} if reads_directly else {}),
+        **variables,
+    }
+    with running_relay(**given) as relay:
+        yield relay
+
+
+def _spawn(program: Path, home: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with (home / "log").open("ab") as log:
+        return subprocess.Popen(
+            [program], env=clean_environment(home, variables), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+
+@contextmanager
+def _watched(program: Program) -> Iterator[None]:
+    """Ends the program with the block and holds it to its manners."""
+    try:
+        yield
+        if program.child.returncode is None:
+            program.stop()
+        assert program.killed or program.child.returncode == 0, f"it left with status {program.child.returncode}"
+        assert "Traceback" not in program.logs(), "it logged a traceback"
+    except BaseException:
+        sys.stderr.write(f"--- log of {program.child.args!r}, pid {program.pid}\n{program.logs()}---\n")
+        raise
+    finally:
+        if program.child.poll() is None:
+            program.child.kill()
+        program.child.wait()
+
+
+def _await_listening(program: Program) -> str:
     end_s = time.monotonic() + START_S
     while True:
-        has_ended = child.poll() is not None
-        for line in log_file.read_text(errors="replace").splitlines(keepends=True):
+        has_ended = program.child.poll() is not None
+        for line in program.logs().splitlines(keepends=True):
             _, found, url = line.partition(_LISTENING)
             if found and url.endswith("\n"):
                 return url.strip()
-        assert not has_ended, f"the relay left with status {child.returncode} before it listened"
-        assert time.monotonic() < end_s, f"the relay did not listen within {START_S:g} s"
+        assert not has_ended, f"it left with status {program.child.returncode} before it listened"
+        assert time.monotonic() < end_s, f"it did not listen within {START_S:g} s"
         time.sleep(_POLL_S)
 
 

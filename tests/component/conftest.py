@@ -3,7 +3,9 @@
 import pytest
 
 pytest.register_assert_rewrite(
+    "tests.component.join_hammer",
     "tests.component.lmdb_backend",
+    "tests.component.remote_world",
     "tests.component.store_faults",
     "tests.component.store_suite_feed",
     "tests.component.store_suite_reading",

@@ -30,7 +30,16 @@ from orly.settings import Settings
 from orly.store.base import EventStore
 from orly.store.lmdb.store import LmdbStore
 
-__all__ = ["FakePeer", "FakeTime", "TestedRelay", "on_relay", "read_messages", "running_relay", "send_at_once"]
+__all__ = [
+    "FakePeer",
+    "FakeTime",
+    "TestedRelay",
+    "on_relay",
+    "read_messages",
+    "running_relay",
+    "send_at_once",
+    "serving",
+]
 
 _SLOW_BYTES: Final = 16 * 1024
 _STORE_BYTES: Final = 256 * 1024 * 1024
@@ -228,7 +237,7 @@ async def running_relay(
     )
     store = wrap(inner)
     try:
-        async with _serving(configured, store, clocks) as relay:
+        async with serving(configured, store, clocks) as relay:
             yield relay
     finally:
         store.release()
@@ -239,7 +248,8 @@ async def running_relay(
 
 
 @asynccontextmanager
-async def _serving(settings: Settings, store: StoreProxy, clocks: FakeTime) -> AsyncIterator[TestedRelay]:
+async def serving(settings: Settings, store: StoreProxy, clocks: FakeTime) -> AsyncIterator[TestedRelay]:
+    """Runs a relay on a store that the caller closes."""
     context = make_context(settings, store, now_s=clocks.now_s, monotonic_s=clocks.monotonic_s)
     stop = asyncio.Event()
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()

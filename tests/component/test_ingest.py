@@ -9,16 +9,16 @@ from typing import Any, Final
 import pytest
 from tests.component.relay_server import TestedRelay, on_relay, read_messages, running_relay, send_at_once
 from tests.component.store_proxy import StoreProxy
-from tests.factory import NOW_S, fake_event, make_event
+from tests.factory import KEYS, NOW_S, fake_event, make_event
 from tests.transport import run_async
 from tests.wsclient import CLOSE, until
 
+from orly.intake.policy import WritePolicy
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.relay import ingest as ingest_module
 from orly.relay.ingest import BATCH_EVENTS, MAX_SAVES, Ingest
-from orly.relay.policy import WritePolicy
-from orly.relay.session import MAX_UNANSWERED_EVENTS
+from orly.relay.session import FEW_UNANSWERED_EVENTS, MAX_UNANSWERED_EVENTS, MESSAGES_PER_TURN
 from orly.store.base import Query, StoreError
 from orly.store.lmdb.store import LmdbStore
 
@@ -264,6 +264,121 @@ async def test_socket_is_not_read_while_too_many_events_are_unanswered(relay: Te
     assert [answer[1] for answer in answers[:-2]] == [event.event.id for event in many]
     assert all(answer[2] for answer in answers[:-2])
     assert [answer[0] for answer in answers[-2:]] == ["EVENT", "EOSE"]
+
+
+def test_events_behind_those_that_a_store_that_is_away_did_not_take_fail_with_them(tmp_path: Any) -> None:
+    """Otherwise each batch would wait for as long as the one before it."""
+    events = notes((MAX_SAVES + 3) * BATCH_EVENTS)
+    trouble: list[str] = []
+
+    @on_store
+    async def play(store: StoreProxy) -> None:
+        loop = asyncio.get_running_loop()
+        ingest = Ingest(
+            store,
+            POLICY,
+            now_s=lambda: NOW_S,
+            loop=loop,
+            share_verification=False,
+            store_health=lambda: trouble[0] if trouble else None,
+        )
+        publisher = Publisher()
+        store.hold_saves()
+        store.save_error = StoreError("the store did not answer within 10 s")
+        publisher.submit(ingest, *events)
+        await until(lambda: len(store.saved) == MAX_SAVES, "the batches under way")
+        trouble.append("the store is away")
+        store.release()
+        answers = await publisher.all_answered()
+        assert {(answer[2], answer[3]) for answer in answers} == {
+            (False, "error: the store did not answer within 10 s")
+        }
+        assert len(store.saved) == MAX_SAVES, "the others were not even offered"
+        store.save_error = None
+        trouble.clear()
+        publisher.submit(ingest, *events)
+        assert all(answer[2] for answer in (await publisher.all_answered())[len(events) :])
+        await ingest.drain()
+
+    play(tmp_path)
+
+
+def test_a_failure_while_the_store_is_there_is_nobody_elses(tmp_path: Any) -> None:
+    events = notes((MAX_SAVES + 1) * BATCH_EVENTS)
+
+    @on_store
+    async def play(store: StoreProxy) -> None:
+        ingest, publisher = new_ingest(store), Publisher()
+        store.save_error = StoreError("no")
+        publisher.submit(ingest, *events)
+        await publisher.all_answered()
+        assert len(store.saved) == MAX_SAVES + 1
+        await ingest.drain()
+
+    play(tmp_path)
+
+
+@on_store
+async def test_an_ephemeral_event_that_another_process_took_is_known(store: StoreProxy) -> None:
+    ingest, publisher = new_ingest(store), Publisher()
+    told, fresh = make_event(kind=20_001, content="told"), make_event(kind=20_001, content="fresh")
+    ingest.told_ephemeral([told])
+    publisher.submit(ingest, told, fresh)
+    answers = await publisher.all_answered()
+    assert [answer[2:] for answer in answers] == [[True, "duplicate: already have this event"], [True, ""]]
+    assert [event.id for batch in store.saved for event in batch] == [fresh.id]
+    await ingest.drain()
+
+
+def test_what_waits_for_answers_is_counted(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = notes(BATCH_EVENTS + 10)
+
+    @on_store
+    async def play(store: StoreProxy) -> None:
+        ingest, publisher = new_ingest(store), Publisher()
+        store.hold_saves()
+        publisher.submit(ingest, *events)
+        assert not ingest.is_full
+        await until(lambda: store.saved, "the first batch")
+        for most, is_full in ((waiting_bytes, False), (waiting_bytes - 1, True)):
+            monkeypatch.setattr(ingest_module, "MAX_WAITING_BYTES", most)
+            assert ingest.is_full is is_full
+        monkeypatch.setattr(ingest_module, "MAX_WAITING_BYTES", 0)
+        store.release()
+        await publisher.all_answered()
+        assert not ingest.is_full
+        await ingest.drain()
+
+    waiting_bytes = sum(len(event.raw) for event in events)
+    monkeypatch.setattr(ingest_module, "MAX_WAITING_BYTES", waiting_bytes)
+    play(tmp_path)
+
+
+def test_every_connection_is_held_to_a_few_events_while_too_much_waits(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "MAX_WAITING_BYTES", 0)
+    firsts, seconds = notes(MESSAGES_PER_TURN + 200), notes(200, key=1)
+
+    async def main() -> None:
+        async with running_relay(tmp_path) as relay, relay.raw_client() as first, relay.raw_client() as second:
+            ingest = relay.context.ingest
+            relay.store.hold_saves()
+            send_at_once(first, *(b'["EVENT",' + event.raw + b"]" for event in firsts))
+            await until(lambda: relay.store.saved, "the first batch")
+            send_at_once(second, *(b'["EVENT",' + event.raw + b"]" for event in seconds))
+            await until(lambda: relay.store.saved[-1][-1].event.pubkey == KEYS[1], "the second")
+            own: Any = ingest._unanswered[-1].publishers[-1]
+            await until(lambda: own._backlog, "the bound")
+            assert own._unanswered == FEW_UNANSWERED_EVENTS
+            assert not own._is_reading
+            relay.store.release()
+            for client, events in ((first, firsts), (second, seconds)):
+                answers = await read_messages(client, len(events))
+                assert [(answer[1], answer[2]) for answer in answers] == [(event.event.id, True) for event in events]
+            assert not ingest.is_full
+
+    run_async(main())
 
 
 @on_relay()

@@ -124,7 +124,7 @@ def test_large_batch_lets_others_have_their_turns() -> None:
     batches = [FeedBatch(through_serial=1000, stored=tuple(events), ephemeral=(passing,))] * 2
 
     async def main() -> None:
-        feed = LiveFeed(_ToldFeed(batches))
+        feed = LiveFeed(_ToldFeed(batches), lambda events: None)
         subscribers = [_Subscriber(f"s{n % 3}") for n in range(20)]
         for subscriber in subscribers:
             feed.index.add(subscriber)

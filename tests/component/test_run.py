@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import lmdb
 import pytest
-from tests.component.orly_child import DEADLINE_S, await_output, child, run
+from tests.component.orly_child import DEADLINE_S, await_output, await_read_of_pipe, child, run
 from tests.process import ORLY, RelayProcess, running_relay
 from tests.wsclient import RawClient, connect, until
 
@@ -91,6 +91,7 @@ def test_a_signal_during_start_up_is_obeyed(
         child(*arguments, data_dir=tmp_path / "data", **variables) as relay,
         secret.open("wb"),  # opens when the settings are being read, and they wait for what comes
     ):
+        await_read_of_pipe(relay.pid)
         relay.send_signal(number)
         out, err = relay.communicate(timeout=DEADLINE_S)
     assert (relay.returncode, out, err) == (code, b"", b"")

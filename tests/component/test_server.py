@@ -5,6 +5,7 @@ import json
 import resource
 import socket
 from ipaddress import ip_address
+from typing import Literal
 
 import pytest
 from tests.transport import Echo, run_async, serving
@@ -119,6 +120,21 @@ def test_the_limit_on_open_files_is_raised_as_far_as_needed_or_possible(
     allow_open_files(max_connections)
     assert raised == ([] if raised_to is None else [(raised_to, hard)])
     assert ("are needed to serve all connections" in caplog.text) is warns
+
+
+def test_a_port_is_shared_by_those_only_who_all_say_so() -> None:
+    with bind("127.0.0.1", 0, shared=True) as first:
+        port = first.getsockname()[1]
+        bind("127.0.0.1", port, shared=True).close()
+        with pytest.raises(PortInUse, match=str(port)):
+            bind("127.0.0.1", port)
+    with bind("127.0.0.1", port), pytest.raises(PortInUse, match=str(port)):
+        bind("127.0.0.1", port, shared=True)
+
+
+@pytest.mark.parametrize(("db_type", "shared"), [("lmdb", False), ("grpc", True)])
+def test_only_one_of_several_relay_processes_shares_its_ports(db_type: Literal["lmdb", "grpc"], shared: bool) -> None:
+    assert options_from_settings(Settings(db_type=db_type)).shares_ports is shared
 
 
 def test_a_port_in_use_ends_the_start_and_leaves_nothing_open() -> None:

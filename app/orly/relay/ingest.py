@@ -5,14 +5,15 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Final, Protocol, assert_never
+from typing import Final, Protocol
 
+from orly.intake.policy import WritePolicy
+from orly.intake.verdict import BAD_SIGNATURE, verdict_of
+from orly.intake.verify import Verifier
 from orly.nostr.event import EncodedEvent, EventError, decode_event
 from orly.nostr.kinds import is_ephemeral
 from orly.nostr.message import notice_text, ok_text
 from orly.nostr.reason import Prefix, Refusal
-from orly.relay.policy import WritePolicy
-from orly.relay.verify import Verifier
 from orly.store.base import EventStore, SaveResult, SaveStatus, StoreError
 
 __all__ = ["Ingest", "Publisher", "ok_for"]
@@ -22,6 +23,10 @@ BATCH_EVENTS: Final = 128
 
 MAX_SAVES: Final = 4
 """Batches on their way to the disk at once; the next is prepared meanwhile."""
+
+MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Events of all connections that may wait for their answers before every connection is held to a few; a store that
+stands still must not fill the memory."""
 
 RECENT_EPHEMERAL_IDS: Final = 10_000
 """Ephemeral events are remembered this long, so that two relays forwarding to each other do not loop."""
@@ -48,24 +53,10 @@ class Publisher(Protocol):
 
 def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
     """The OK message for what the store said."""
-    event_id = event.event.id
-    match result.status:
-        case SaveStatus.STORED | SaveStatus.DELIVERED:
-            return b'["OK","%s",true,""]' % event_id.encode()
-        case SaveStatus.DUPLICATE:
-            return ok_text(event_id, Refusal(Prefix.DUPLICATE, "already have this event"), accepted=True)
-        case SaveStatus.SUPERSEDED:
-            return ok_text(event_id, Refusal(Prefix.DUPLICATE, "a newer version of this event is stored"))
-        case SaveStatus.DELETED:
-            return ok_text(event_id, Refusal(Prefix.BLOCKED, "this event was deleted"))
-        case SaveStatus.VANISHED:
-            return ok_text(event_id, Refusal(Prefix.BLOCKED, "its author, or recipient, asked to vanish"))
-        case SaveStatus.EXPIRED:
-            return ok_text(event_id, Refusal(Prefix.INVALID, "event has expired"))
-        case SaveStatus.FAILED:
-            return ok_text(event_id, Refusal(Prefix.ERROR, result.detail))
-        case _:
-            assert_never(result.status)
+    verdict = verdict_of(result)
+    if verdict.refusal is None:
+        return b'["OK","%s",true,""]' % event.event.id.encode()
+    return ok_text(event.event.id, verdict.refusal, accepted=verdict.is_accepted)
 
 
 _DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
@@ -74,7 +65,7 @@ _DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
 class _Batch:
     """Events of many publishers with the answers they have so far."""
 
-    __slots__ = ("answers", "events", "is_complete", "publishers", "slots")
+    __slots__ = ("answers", "events", "is_complete", "n_bytes", "publishers", "slots")
 
     def __init__(self, size: int) -> None:
         self.publishers: list[Publisher] = []
@@ -82,6 +73,7 @@ class _Batch:
         self.events: list[EncodedEvent] = []
         self.slots: list[int] = []
         self.is_complete = False
+        self.n_bytes = 0
 
     def keep(self, chosen: Sequence[bool]) -> None:
         """Drop the events that are not chosen from what is still to be saved."""
@@ -100,24 +92,45 @@ class Ingest:
         now_s: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
         share_verification: bool,
+        store_health: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """Must be made on the event loop that uses it.
+
+        Args:
+            store: Where events go.
+            policy: The limits on them.
+            now_s: The clock that decides their age.
+            loop: The event loop.
+            share_verification: See `Verifier`.
+            store_health: None while the store can be written to, else why not.
+        """
         self._store = store
         self._policy = policy
         self._now_s = now_s
         self._loop = loop
+        self._store_health = store_health
         self._verifier = Verifier(share=share_verification)
         self._queue: deque[tuple[Publisher, bytes]] = deque()
+        self._waiting_bytes = 0
         self._saves: set[asyncio.Task[None]] = set()
         self._unanswered: deque[_Batch] = deque()
         self._scheduled = False
         self._still_taken: int | None = None
+        self._hopeless = 0
+        self._failure = ""
         self._idle = asyncio.Event()
         self._idle.set()
         self._ephemeral_ids: OrderedDict[bytes, None] = OrderedDict()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as much waits for its answers as should: who has some under way sends no more for now."""
+        return self._waiting_bytes > MAX_WAITING_BYTES
+
     def submit(self, publisher: Publisher, raw: bytes) -> None:
         """Take one event, as it came; the publisher is answered later."""
         self._queue.append((publisher, raw))
+        self._waiting_bytes += len(raw)
         if not self._scheduled and len(self._saves) < MAX_SAVES:
             self._schedule()
 
@@ -135,8 +148,11 @@ class Ingest:
     def _work(self) -> None:
         """Take what queued up as far as it can be decided at once; hand the rest to the store."""
         self._scheduled = False
+        is_hopeless = self._hopeless > 0
         batch = self._next_batch()
-        if batch.events:
+        if batch.events and is_hopeless:
+            self._give_up(batch)
+        elif batch.events:
             self._drop_known(batch)
             self._drop_unsigned(batch)
             self._drop_echoes(batch)
@@ -166,12 +182,14 @@ class Ingest:
         self._continue()
 
     def _next_batch(self) -> _Batch:
-        size = min(len(self._queue), BATCH_EVENTS)
+        size = min(self._hopeless or len(self._queue), BATCH_EVENTS)
+        self._hopeless -= min(size, self._hopeless)
         batch = _Batch(size)
         now_s = self._now_s()
         for slot in range(size):
             publisher, raw = self._queue.popleft()
             batch.publishers.append(publisher)
+            batch.n_bytes += len(raw)
             if self._still_taken is not None:
                 self._still_taken -= 1
             try:
@@ -216,8 +234,7 @@ class Ingest:
         if not all(valid):
             for good, slot, event in zip(valid, batch.slots, batch.events, strict=True):
                 if not good:
-                    refusal = Refusal(Prefix.INVALID, "the signature does not match")
-                    batch.answers[slot] = ok_text(event.event.id, refusal)
+                    batch.answers[slot] = ok_text(event.event.id, BAD_SIGNATURE)
             batch.keep(valid)
 
     def _drop_echoes(self, batch: _Batch) -> None:
@@ -234,6 +251,18 @@ class Ingest:
                 if not new:
                     batch.answers[slot] = ok_for(event, _DUPLICATE)
             batch.keep(fresh)
+
+    def told_ephemeral(self, events: Sequence[EncodedEvent]) -> None:
+        """Remember what was delivered, also by other processes."""
+        for event in events:
+            self._remember(event.id)
+
+    def _give_up(self, batch: _Batch) -> None:
+        """Answer events that waited behind others which the store did not take."""
+        failed = SaveResult(SaveStatus.FAILED, detail=self._failure)
+        for slot, event in zip(batch.slots, batch.events, strict=True):
+            batch.answers[slot] = ok_for(event, failed)
+        batch.keep([False] * len(batch.events))
 
     def _remember(self, event_id: bytes) -> bool:
         if event_id in self._ephemeral_ids:
@@ -255,6 +284,13 @@ class Ingest:
         failures = [result.detail for result in results if result.status is SaveStatus.FAILED]
         if failures:
             log.error("%d events could not be stored: %s", len(failures), failures[0])
+            if len(failures) == len(results) and self._store_health() is not None:
+                # The store is away. What queued up meanwhile has waited as well, and each has a right to its answer
+                # within the time that one event may wait.
+                self._failure = failures[0]
+                self._hopeless = len(self._queue)
+                if self._hopeless:
+                    log.error("%d events that wait behind them fail as well", self._hopeless)
         for slot, event, result in zip(batch.slots, batch.events, results, strict=True):
             batch.answers[slot] = ok_for(event, result)
             if is_ephemeral(event.event.kind) and result.status is not SaveStatus.DELIVERED:
@@ -267,6 +303,7 @@ class Ingest:
             self._answer(self._unanswered.popleft())
 
     def _answer(self, batch: _Batch) -> None:
+        self._waiting_bytes -= batch.n_bytes
         by_publisher: dict[int, tuple[Publisher, list[bytes]]] = {}
         for publisher, answer in zip(batch.publishers, batch.answers, strict=True):
             assert answer is not None

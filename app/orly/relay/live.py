@@ -1,7 +1,7 @@
 """From the feed to the subscribers: the only way an event reaches an open subscription."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from orly.nostr.event import EncodedEvent
@@ -31,14 +31,23 @@ class Subscriber(Matchable, Protocol):
 class LiveFeed:
     """Follows the store's feed and hands each event to the subscriptions that match it."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, told_ephemeral: Callable[[Sequence[EncodedEvent]], None]) -> None:
+        """Take a place on the feed.
+
+        Args:
+            store: Whose.
+            told_ephemeral: Gets the ephemeral events, whoever took them: no store would know them again.
+        """
         self.index: SubscriptionIndex[Subscriber] = SubscriptionIndex()
         self._feed = store.feed(None)
+        self._told_ephemeral = told_ephemeral
 
     async def run(self) -> None:
         """Deliver until the feed ends; raises what ended it."""
         delivered = 0
         async for batch in self._feed:
+            if batch.ephemeral:
+                self._told_ephemeral(batch.ephemeral)
             for serial, event in _events(batch):
                 delivered += self._tell(serial, event)
                 if delivered >= DELIVERIES_PER_TURN:

@@ -22,6 +22,7 @@ class ServerOptions:
         limits: Bounds of connections.
         handshake_timeout_s: How long a socket may take to get a request answered.
         stop_timeout_s: How long a stop may take in all.
+        shares_ports: Whether other relay processes may listen on the same ports.
     """
 
     listen: str
@@ -32,6 +33,7 @@ class ServerOptions:
     limits: ConnectionLimits
     handshake_timeout_s: float
     stop_timeout_s: float
+    shares_ports: bool = False
 
 
 def options_from_settings(settings: Settings) -> ServerOptions:
@@ -59,4 +61,5 @@ def options_from_settings(settings: Settings) -> ServerOptions:
         ),
         handshake_timeout_s=settings.handshake_timeout_s,
         stop_timeout_s=settings.stop_timeout_s,
+        shares_ports=settings.db_type == "grpc",
     )

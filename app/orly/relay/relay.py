@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orly import __version__, clock
+from orly.intake.policy import policy_from_settings
 from orly.nostr.filter import FilterLimits
 from orly.nostr.message import RequestLimits
 from orly.relay import info
@@ -15,7 +16,6 @@ from orly.relay.connection import Connection
 from orly.relay.context import SessionContext, SessionRules
 from orly.relay.ingest import Ingest
 from orly.relay.live import LiveFeed
-from orly.relay.policy import WritePolicy
 from orly.relay.server import serve
 from orly.relay.session import RelaySession
 from orly.store.base import EventStore
@@ -23,22 +23,9 @@ from orly.store.base import EventStore
 if TYPE_CHECKING:
     from orly.settings import Settings
 
-__all__ = ["make_context", "policy_from_settings", "run_relay"]
+__all__ = ["make_context", "run_relay"]
 
 log = logging.getLogger(__name__)
-
-
-def policy_from_settings(settings: "Settings") -> WritePolicy:
-    """The limits on events."""
-    return WritePolicy(
-        max_event_bytes=settings.max_event_bytes,
-        max_event_tags=settings.max_event_tags,
-        max_created_at_past_s=settings.max_created_at_past_s,
-        max_created_at_future_s=settings.max_created_at_future_s,
-        min_pow_difficulty=settings.min_pow_difficulty,
-        auth_to_write=settings.auth_to_write or settings.auth_required,
-        nip46_bypass_auth=settings.nip46_bypass_auth,
-    )
 
 
 def _rules(settings: "Settings") -> SessionRules:
@@ -66,22 +53,33 @@ def make_context(
     settings: "Settings",
     store: EventStore,
     *,
+    store_health: Callable[[], str | None] = lambda: None,
     now_s: Callable[[], int] = clock.now_s,
     monotonic_s: Callable[[], float] = clock.monotonic_s,
 ) -> SessionContext:
-    """What sessions share; must be called on the event loop that runs the relay."""
+    """What sessions share; must be called on the event loop that runs the relay.
+
+    Args:
+        settings: Limits.
+        store: Where events go.
+        store_health: None while the store can be written to, else why not.
+        now_s: Unix time.
+        monotonic_s: Steady seconds.
+    """
     loop = asyncio.get_running_loop()
+    ingest = Ingest(
+        store,
+        policy_from_settings(settings),
+        now_s=now_s,
+        loop=loop,
+        share_verification=(os.cpu_count() or 1) > 1,
+        store_health=store_health,
+    )
     return SessionContext(
         rules=_rules(settings),
         store=store,
-        ingest=Ingest(
-            store,
-            policy_from_settings(settings),
-            now_s=now_s,
-            loop=loop,
-            share_verification=(os.cpu_count() or 1) > 1,
-        ),
-        live=LiveFeed(store),
+        ingest=ingest,
+        live=LiveFeed(store, ingest.told_ephemeral),
         loop=loop,
         now_s=now_s,
         monotonic_s=monotonic_s,
@@ -94,6 +92,7 @@ async def run_relay(
     *,
     stop: asyncio.Event,
     on_listening: Callable[[str], None],
+    store_health: Callable[[], str | None] = lambda: None,
     context: SessionContext | None = None,
 ) -> None:
     """Serve clients until `stop` is set; the store stays open.
@@ -103,13 +102,14 @@ async def run_relay(
         store: Where events go.
         stop: Set by the caller to end the relay.
         on_listening: Gets the WebSocket URL once clients can connect.
+        store_health: None while the store can be written to, else why not; `/health` shows it.
         context: From `make_context` for the same settings and store; made here if it is None.
 
     Raises:
         ServeError: The relay cannot listen.
         StoreError: The store's feed broke; the process should end and be started again.
     """
-    shared = make_context(settings, store) if context is None else context
+    shared = make_context(settings, store, store_health=store_health) if context is None else context
     document = info.document(settings, __version__)
 
     def make_session(connection: Connection) -> RelaySession:
@@ -122,7 +122,7 @@ async def run_relay(
             settings,
             make_session,
             info=lambda: document,
-            health=lambda: "the event feed has ended" if feed.done() else None,
+            health=lambda: "the event feed has ended" if feed.done() else store_health(),
             drain=shared.ingest.drain,
             on_listening=on_listening,
             stop=stop,

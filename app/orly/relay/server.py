@@ -46,8 +46,14 @@ class AddressNotAvailable(ServeError):
     """The address to listen on is not one of this machine's."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket; `::` takes IPv4 clients as well.
+
+    Args:
+        host: IP address or name of this machine.
+        port: 0 takes any free one.
+        shared: Other processes of this user that say so too may listen there as well; the system spreads the
+            connections over them.
 
     Raises:
         PortInUse: Somebody else listens there.
@@ -64,6 +70,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             any_address = ipaddress.ip_address(address[0]).is_unspecified
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not any_address)
@@ -205,9 +213,10 @@ async def run(
     """
     gate = Gate(options.gate)
     hub = Hub(limits=options.limits, gate=gate, make_session=make_session, clock=monotonic_s, tick_s=tick_s)
-    listener = bind(options.listen, options.port)
+    shared = options.shares_ports
+    listener = bind(options.listen, options.port, shared=shared)
     try:
-        health_listener = bind(options.listen, options.health_port) if options.health_port else None
+        health_listener = bind(options.listen, options.health_port, shared=shared) if options.health_port else None
     except ServeError:
         listener.close()
         raise

@@ -29,12 +29,15 @@ from orly.nostr.signing import verify_event
 from orly.relay.context import SessionContext, SessionRules
 from orly.relay.peer import Peer
 from orly.relay.reading import Reading
-from orly.relay.token_bucket import TokenBucket
+from orly.token_bucket import TokenBucket
 
 __all__ = ["RelaySession", "SessionContext", "SessionRules"]
 
 MAX_UNANSWERED_EVENTS: Final = 2000
 """Events of one connection on their way to the store; beyond it the socket is not read."""
+
+FEW_UNANSWERED_EVENTS: Final = 16
+"""The same while the events of all connections together take too much memory."""
 
 MESSAGES_PER_TURN: Final = 256
 """Messages of one connection handled before others get their turn."""
@@ -115,12 +118,13 @@ class RelaySession:
         """Handle what is queued, as far as order and fairness allow."""
         self._turn_scheduled = False
         backlog = self._backlog
+        most_unanswered = FEW_UNANSWERED_EVENTS if self._context.ingest.is_full else MAX_UNANSWERED_EVENTS
         end_s = self._context.monotonic_s() + TURN_S
         for _ in range(MESSAGES_PER_TURN):
             if not backlog or self._closed:
                 break
             if backlog[0].startswith(b'["EVENT",'):
-                if self._unanswered >= MAX_UNANSWERED_EVENTS:
+                if self._unanswered >= most_unanswered:
                     break
                 self._handle(backlog.popleft())
             elif self._unanswered:

@@ -1,0 +1,222 @@
+"""`RemoteStore`: a store in another process, behind the interface of one that is here."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+import grpc
+
+from orly.intake.verdict import verdict_of
+from orly.nostr.event import EncodedEvent
+from orly.pb.orlydb.v1 import service_pb2, streams_pb2, types_pb2
+from orly.rpc.events import to_pb
+from orly.store.base import (
+    EventStore,
+    FeedBatch,
+    Query,
+    QueryHandle,
+    QuerySink,
+    SaveResult,
+    SaveStatus,
+    StoreError,
+)
+from orly.store.remote_connection import CLOSED, Gate, StoreConnection
+from orly.store.remote_feed import RemoteFeed
+from orly.store.remote_queries import RemoteQueries
+from orly.store.remote_saving import RemoteSaving
+
+__all__ = ["RECENT_IDS", "RemoteStore"]
+
+RECENT_IDS: Final = 20_000
+"""Ids of the newest events on the feed, for `known`."""
+
+_RECENT_EVENTS: Final = 2_048
+_RECENT_EVENT_BYTES: Final = 8 * 1024
+"""Larger events are decoded again when they come back on the feed."""
+
+_FAREWELL_S: Final = 2.0
+"""How long `close` waits for the feeds to tell what was saved here."""
+
+_ID_IN_JSON: Final = slice(7, 71)
+"""Where canonical JSON has the id: `{"id":"<64>"`."""
+
+_Kind = streams_pb2.QueryStart
+
+
+class RemoteStore(EventStore):
+    """See `EventStore`. All calls share one connection that heals itself.
+
+    While the service is away, events and queries wait for it, at most `timeout_s`; then they fail, and say so. A query
+    may take longer as long as the service shows that it is alive.
+
+    Args:
+        channel: To a `DatabaseService`; closed by `close`. Must be made on the event loop that uses the store.
+        timeout_s: How long anything waits for a service that is away.
+        event_of: (serial) -> an event that is at hand, so that the feed need not decode it.
+        recent_ids: See `RECENT_IDS`; 0 turns `known` off.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        timeout_s: float,
+        event_of: Callable[[int], EncodedEvent | None] | None = None,
+        recent_ids: int = RECENT_IDS,
+    ) -> None:
+        self._connection = StoreConnection(channel, timeout_s=timeout_s)
+        self._event_of = event_of
+        self._max_known = recent_ids
+        self._known: dict[bytes, None] = {}
+        self._recent: dict[bytes, EncodedEvent] = {}
+        self._gate = Gate()
+        self._saving = RemoteSaving(self._connection, self._gate, self._sent)
+        self._queries = RemoteQueries(self._connection)
+        self._feeds: set[RemoteFeed] = set()
+        self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the service cannot be reached; None when nothing is known to be wrong."""
+        return self._connection.trouble
+
+    # Writing
+
+    async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
+        return await self._saving.save(events)
+
+    async def delete(self, ids: Sequence[bytes]) -> int:
+        await self._pass_gate()
+        n_deleted = 0
+        for event_id in ids:
+            request = service_pb2.DeleteEventRequest(event_id=event_id)
+            answer = await self._call("DeleteEvent", request)
+            n_deleted += answer.deleted
+        return n_deleted
+
+    async def _pass_gate(self) -> None:
+        try:
+            async with asyncio.timeout(self._connection.timeout_s):
+                await self._gate.passed()
+        except TimeoutError:
+            raise self._connection.no_answer() from None
+
+    def _sent(self, events: Sequence[EncodedEvent]) -> None:
+        """Keep what will come back on the feed."""
+        if not self._feeds:
+            return
+        recent = self._recent
+        for event in events:
+            if len(event.raw) <= _RECENT_EVENT_BYTES:
+                recent[event.raw[_ID_IN_JSON]] = event
+        _trim(recent, _RECENT_EVENTS)
+
+    # Reading
+
+    def known(self, ids: Sequence[bytes]) -> list[bool]:
+        known = self._known
+        return [event_id in known for event_id in ids]
+
+    def query(self, query: Query, sink: QuerySink) -> QueryHandle:
+        return self._queries.query(query, sink)
+
+    async def count(self, query: Query) -> int:
+        return (await self._queries.gather(query, _Kind.COUNT)).count
+
+    async def versions(self, query: Query) -> list[bytes]:
+        return (await self._queries.gather(query, _Kind.VERSIONS)).events
+
+    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+        return bytes((await self._queries.gather(query, _Kind.ITEMS, max_items=max_items)).items)
+
+    async def serials(self, query: Query) -> list[int]:
+        return (await self._queries.gather(query, _Kind.SERIALS)).serials
+
+    async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
+        answer = await self._call("CheckForDeleted", service_pb2.CheckDeletedRequest(event=to_pb(event.event)))
+        if not answer.deleted:
+            return None
+        return SaveStatus.VANISHED if answer.reason == _VANISHED else SaveStatus.DELETED
+
+    async def last_serial(self) -> int:
+        serial: int = (await self._call("GetLastSerial", types_pb2.Empty())).serial
+        return serial
+
+    async def _call(self, name: str, request: Any) -> Any:
+        if self._closing is not None:
+            raise StoreError(CLOSED)
+        method: Callable[..., Awaitable[Any]] = getattr(self._connection.stub, name)
+        return await self._connection.ask(method, request)
+
+    # The feed
+
+    def feed(self, after_serial: int | None) -> RemoteFeed:
+        if self._closing is not None:
+            raise StoreError(CLOSED)
+        feed = RemoteFeed(
+            self._connection,
+            after_serial,
+            gate=self._gate,
+            event_of=self._at_hand,
+            told=self._told,
+            interrupted=self._interrupted,
+            left=self._left,
+        )
+        self._feeds.add(feed)
+        return feed
+
+    def _at_hand(self, serial: int, raw: bytes) -> EncodedEvent | None:
+        event = self._recent.pop(raw[_ID_IN_JSON], None)
+        if event is not None and event.raw == raw:
+            return event
+        return None if self._event_of is None or not serial else self._event_of(serial)
+
+    def _told(self, batch: FeedBatch) -> None:
+        if not self._max_known:
+            return
+        known = self._known
+        for item in batch.stored:
+            known[item.event.id] = None
+        for event_id in batch.removed:
+            known.pop(event_id, None)
+        _trim(known, self._max_known)
+
+    def _interrupted(self, feed: RemoteFeed) -> None:
+        """Removals go unheard: an event that is known may be gone, and may have to be stored again."""
+        del feed
+        if not any(feed.is_connected for feed in self._feeds):
+            self._known.clear()
+
+    def _left(self, feed: RemoteFeed) -> None:
+        self._feeds.discard(feed)
+        self._interrupted(feed)
+
+    async def close(self) -> None:
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._saving.close()
+        await self._queries.close()
+        feeds = tuple(self._feeds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                for feed in feeds:
+                    await feed.reached(self._saving.highest_serial)
+        for feed in feeds:
+            await feed.end()
+        await self._connection.close()
+
+
+def _trim(recent: dict[bytes, Any], size: int) -> None:
+    """Forget the oldest beyond `size`."""
+    if len(recent) > size:
+        for key in list(islice(recent, len(recent) - size)):
+            del recent[key]
+
+
+_VANISHED: Final = str(verdict_of(SaveResult(SaveStatus.VANISHED)).refusal)

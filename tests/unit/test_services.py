@@ -1,9 +1,20 @@
 from collections.abc import Sequence
 
 import pytest
+from tests.settings_environment import load_with
 
-from orly.services import RELAY, SERVICES, Service
-from orly.settings import SETTINGS
+from orly.services import (
+    DB,
+    RELAY,
+    SERVICES,
+    Service,
+    enabled,
+    process_count,
+    start_s,
+    stop_budget_s,
+    stop_grace_s,
+)
+from orly.settings import SETTINGS, Settings
 
 
 def faults(services: Sequence[Service]) -> list[str]:
@@ -61,3 +72,47 @@ def test_switches_are_settings() -> None:
 def test_the_relay_always_runs() -> None:
     assert RELAY in SERVICES
     assert RELAY.switched_on_by is None
+
+
+def test_what_names_a_setting_names_one() -> None:
+    known = {row.attr for row in SETTINGS}
+    fields = [field for field in Service.__dataclass_fields__ if field.endswith("_attr")]
+    assert len(fields) == 6
+    named = {f"{s.name}.{field}": getattr(s, field) for s in SERVICES for field in fields}
+    assert [place for place, attr in named.items() if attr and attr not in known] == []
+
+
+def test_every_program_has_an_address() -> None:
+    assert [s.name for s in SERVICES if not s.listen_attr] == []
+    assert [s.name for s in SERVICES if s.probe == "http" and not s.port_attr] == []
+
+
+def test_programs_are_in_the_order_of_their_start() -> None:
+    assert enabled(Settings()) == (DB, RELAY)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "count"), [(0, 1, 1), (0, 3, 3), (0, 4, 4), (0, 5, 4), (0, 0, 1), (7, 2, 7)]
+)
+def test_one_worker_for_each_core_up_to_four(workers: int, cores: int, count: int) -> None:
+    settings = load_with(ORLY_RELAY_WORKERS=str(workers)).settings
+    assert process_count(RELAY, settings, cores=cores) == count
+    assert process_count(DB, settings, cores=cores) == 1
+
+
+def test_a_start_lasts_longer_than_the_wait_for_others() -> None:
+    settings = load_with(ORLY_LAUNCHER_DB_READY_TIMEOUT="2500ms").settings
+    assert start_s(RELAY, SERVICES, settings) == 5
+    assert start_s(DB, SERVICES, settings) == 1
+
+
+def test_stop_budgets_follow_the_settings() -> None:
+    settings = load_with(ORLY_LAUNCHER_STOP_TIMEOUT="7s", ORLY_STOP_TIMEOUT="1500ms").settings
+    assert stop_budget_s(DB, settings) == 7
+    assert stop_budget_s(RELAY, settings) == 4  # the relay's own bound, two seconds more, rounded up
+
+
+def test_the_grace_of_the_whole_covers_every_step() -> None:
+    settings = load_with(ORLY_LAUNCHER_STOP_TIMEOUT="7s", ORLY_STOP_TIMEOUT="3s").settings
+    assert stop_grace_s(settings) == (7 + 1) + (5 + 1) + 2
+    assert stop_grace_s(Settings()) == 46

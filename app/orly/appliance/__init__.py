@@ -1,0 +1,1 @@
+"""What runs beside the services: render, check, supervise, ask whether all are well."""

@@ -12,7 +12,7 @@ import uvloop
 from tests.bench.errors import BenchError
 from tests.bench.measure import machine_facts
 from tests.bench.operations import OPERATIONS, Effort
-from tests.bench.peers import BUILT_IN, executable
+from tests.bench.peers import BUILT_IN, DEFAULT, executable
 from tests.bench.runner import ORLY_ONLY, Plan, Report, Runner, TargetSpec
 from tests.bench.table import memory_table, result_table
 
@@ -24,6 +24,7 @@ _PACKAGES: Final = (
     "websockets",
     "lmdb",
     "coincurve",
+    "grpcio",
     "msgspec",
     "orjson",
 )
@@ -48,7 +49,7 @@ def _arguments() -> argparse.ArgumentParser:
         nargs="*",
         metavar="RELAY",
         help=f"{', '.join(BUILT_IN)} (started here), or name=ws://host:port[@PID] (running); "
-        "the first one is the reference of the ratios; default: all that can be started here",
+        f"the first one is the reference of the ratios; default: {', '.join(DEFAULT)}",
     )
     parser.add_argument("--exec", action="append", default=[], metavar="NAME=COMMAND", dest="commands",
                         help="also start this relay; {port} and {dir} are replaced in the command")  # fmt: skip
@@ -87,7 +88,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             raise BenchError(f"--exec {text!r}: write it as NAME=COMMAND")
         targets.append(TargetSpec(name=name, plan=executable(command)))
     if not targets:
-        targets = [TargetSpec(name=name, plan=plan, optional=name != "orly") for name, plan in BUILT_IN.items()]
+        targets = [TargetSpec(name=name, plan=BUILT_IN[name], optional=not name.startswith("orly")) for name in DEFAULT]
     names = [target.name for target in targets]
     if twice := {name for name in names if names.count(name) > 1}:
         raise BenchError(f"two relays have the name {min(twice)!r}")

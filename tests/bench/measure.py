@@ -65,15 +65,30 @@ class ProcessTree:
         return total
 
     def memory(self) -> Memory:
-        """Memory now.
+        """Memory now, of all processes together.
 
         Raises:
             BenchError: the process belongs to somebody else.
         """
-        sums = {"Rss": 0, "Pss": 0, "Anonymous": 0}
+        parts = [memory for _, memory in self.memory_of_each()]
+        return Memory(
+            rss_bytes=sum(part.rss_bytes for part in parts),
+            pss_bytes=sum(part.pss_bytes for part in parts),
+            anonymous_bytes=sum(part.anonymous_bytes for part in parts),
+        )
+
+    def memory_of_each(self) -> list[tuple[str, Memory]]:
+        """The name of each process, and its memory now.
+
+        Raises:
+            BenchError: a process belongs to somebody else.
+        """
+        found: list[tuple[str, Memory]] = []
         for pid in self.pids():
+            sums = {"Rss": 0, "Pss": 0, "Anonymous": 0}
             try:
                 text = (_PROC / str(pid) / "smaps_rollup").read_text()
+                words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             except PermissionError as error:
@@ -82,7 +97,10 @@ class ProcessTree:
                 name, _, rest = line.partition(":")
                 if name in sums:
                     sums[name] += int(rest.split()[0]) * 1024
-        return Memory(rss_bytes=sums["Rss"], pss_bytes=sums["Pss"], anonymous_bytes=sums["Anonymous"])
+            program = next((word for word in words[1:] if not word.startswith("-")), words[0]) or words[0]
+            memory = Memory(rss_bytes=sums["Rss"], pss_bytes=sums["Pss"], anonymous_bytes=sums["Anonymous"])
+            found.append((Path(program).name, memory))
+        return found
 
 
 def _stat(pid: int) -> list[str] | None:

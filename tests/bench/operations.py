@@ -18,6 +18,7 @@ _GRACE_S: Final = 30.0
 _QUIET_S: Final = 0.15
 _QUIET_SHARE: Final = 0.05
 _SUBSCRIBERS: Final = 300
+_LIVE_MANY: Final = 16
 _PRELOAD_S: Final = 600.0
 _EVERYTHING: Final[dict[str, object]] = {"kinds": list(KINDS), "limit": 1}
 
@@ -193,6 +194,10 @@ async def _live(target: Target, effort: Effort) -> Sample:
     return await _deliver(target, effort, subscribers=1, window=1, count=effort.live_events)
 
 
+async def _live_many(target: Target, effort: Effort) -> Sample:
+    return await _deliver(target, effort, subscribers=_LIVE_MANY, window=1, count=effort.live_events)
+
+
 async def _deliver(target: Target, effort: Effort, *, subscribers: int, window: int, count: int) -> Sample:
     channels = await open_channels(target.endpoint, subscribers + 1)
     workload: Workload = target.supply.workload
@@ -247,4 +252,5 @@ OPERATIONS: Final = (
     Operation(name="fanout", unit="delivery", what="live, 300 subscribers, one event at a time", run=_fan_out),
     Operation(name="fanout20", unit="delivery", what="live, 300 subscribers, 20 events under way", run=_fan_out_busy),
     Operation(name="live", unit="delivery", what="live, publish to delivery, one at a time", run=_live),
+    Operation(name="live16", unit="delivery", what="the same to 16 subscribers, on all workers", run=_live_many),
 )

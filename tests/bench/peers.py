@@ -21,7 +21,7 @@ from tests.bench.errors import BenchError
 from tests.bench.measure import ProcessTree
 from tests.bench.workload import request
 
-__all__ = ["BUILT_IN", "Launch", "Relay", "executable", "orly_command", "orly_environment", "python_tool"]
+__all__ = ["BUILT_IN", "DEFAULT", "Launch", "Relay", "executable", "orly_command", "orly_environment", "python_tool"]
 
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
@@ -164,6 +164,26 @@ def _orly(port: int, directory: Path) -> Launch:
     )
 
 
+def _appliance(*, workers: int, direct_read: bool) -> Callable[[int, Path], Launch]:
+    """The same relay as services under `orly-launcher`."""
+
+    def plan(port: int, directory: Path) -> Launch:
+        return Launch(
+            command=(python_tool("orly-launcher"),),
+            environment={
+                **orly_environment(directory, port),
+                "ORLY_DB_LISTEN": f"127.0.0.1:{_free_port()}",
+                "ORLY_DB_DIRECT_READ": "true" if direct_read else "false",
+                "ORLY_RELAY_WORKERS": str(workers),
+                "ORLY_RUN_DIR": str(directory / "run"),
+            },
+            note=f"this project under orly-launcher: orly-db, {workers} worker(s), "
+            + ("reads from the file, writes over gRPC" if direct_read else "reads and writes over gRPC"),
+        )
+
+    return plan
+
+
 def _local_relay(port: int, directory: Path) -> Launch:
     if find_spec("nostr_sdk") is None:
         raise BenchError("local-relay needs the package nostr-sdk: pip install --editable '.[bench]'")
@@ -216,6 +236,13 @@ def _free_port() -> int:
 
 BUILT_IN: Final[dict[str, Callable[[int, Path], Launch]]] = {
     "orly": _orly,
+    "orly-split": _appliance(workers=2, direct_read=True),
+    "orly-grpc": _appliance(workers=2, direct_read=False),
+    "orly-split1": _appliance(workers=1, direct_read=True),
+    "orly-grpc1": _appliance(workers=1, direct_read=False),
     "nostr-relay": _nostr_relay,
     "local-relay": _local_relay,
 }
+
+DEFAULT: Final = ("orly", "orly-split", "orly-grpc", "nostr-relay", "local-relay")
+"""What is measured when nothing is named."""

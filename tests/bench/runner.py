@@ -10,7 +10,7 @@ import msgspec
 from tests.bench import workload
 from tests.bench.client import Endpoint, open_channels
 from tests.bench.errors import BenchError
-from tests.bench.measure import ProcessTree
+from tests.bench.measure import Memory, ProcessTree
 from tests.bench.offline import ImportCost, fill, measure_import
 from tests.bench.operations import OPERATIONS, Effort, Operation, Sample, Target, preload, settle
 from tests.bench.peers import BUILT_IN, Launch, Relay
@@ -168,6 +168,7 @@ class Runner:
         _progress(f"memory: {target.name}")
         await settle(target)
         self._remember(target, "idle, before any load")
+        self._remember_each(target, "idle")
         channels = await open_channels(target.endpoint, _IDLE_CONNECTIONS)
         try:
             await settle(target)
@@ -180,16 +181,25 @@ class Runner:
     def _remember(self, target: Target, situation: str) -> int:
         assert target.tree is not None
         memory = target.tree.memory()
-        self._report.memory.append(
-            MemoryRow(
-                relay=target.name,
-                situation=situation,
-                rss_bytes=memory.rss_bytes,
-                pss_bytes=memory.pss_bytes,
-                anonymous_bytes=memory.anonymous_bytes,
-            )
-        )
+        self._add_memory(target.name, situation, memory)
         return memory.anonymous_bytes
+
+    def _remember_each(self, target: Target, situation: str) -> None:
+        assert target.tree is not None
+        parts = target.tree.memory_of_each()
+        if len(parts) > 1:
+            for program, memory in parts:
+                self._add_memory(target.name, f"{situation}: {program}", memory)
+
+    def _add_memory(self, relay: str, situation: str, memory: Memory) -> None:
+        row = MemoryRow(
+            relay=relay,
+            situation=situation,
+            rss_bytes=memory.rss_bytes,
+            pss_bytes=memory.pss_bytes,
+            anonymous_bytes=memory.anonymous_bytes,
+        )
+        self._report.memory.append(row)
 
     def _fail(self, what: str, error: BenchError, *, optional: bool = False) -> None:
         self._report.failed |= not optional

@@ -145,7 +145,7 @@ def test_deliveries_are_checked_per_subscriber() -> None:
 def test_the_cpu_time_of_a_tree_includes_children_that_have_ended() -> None:
     burn = "import time\nwhile time.process_time() < 0.3: pass\n"
     child = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
-    code = f"{child}{burn}print()\nsys.stdin.read()"
+    code = f"{child}{burn}print(flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -373,6 +373,43 @@ def test_what_was_told_is_not_decoded_again_and_what_was_decoded_can_be_asked_fo
     play(tmp_path, body)
 
 
+def test_what_was_expected_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def counted(raw: bytes) -> EncodedEvent:
+        decoded.append(raw)
+        return decode_verified(raw)
+
+    monkeypatch.setattr(followed_tail, "decode_verified", counted)
+
+    async def body(pair: Pair) -> None:
+        pair.follower.expect(NOTES[:2])
+        await pair.writer.save(NOTES[:3])
+        assert pair.follower.known([NOTES[0].id]) == [True]
+        assert decoded == [NOTES[2].raw]
+        assert pair.follower.event_of(1) is NOTES[0]
+        await pair.writer.delete([NOTES[0].id])
+        await pair.writer.save([NOTES[0]])
+        assert pair.follower.known([NOTES[0].id]) == [True]
+        assert decoded == [NOTES[2].raw, NOTES[0].raw]
+
+    play(tmp_path, body)
+
+
+def test_expected_events_are_kept_within_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MAX_RECENT_EVENTS", 3)
+    monkeypatch.setattr(recent, "MAX_EXPECTED_EVENT_BYTES", max(len(note.raw) for note in NOTES[:6]))
+    kept = RecentEvents()
+    kept.expect(NOTES[:4])
+    large = fake_event(content="x" * 1_000)
+    kept.expect([large])
+    assert [kept.take(event.raw) for event in (*NOTES[:4], large)] == [None, *NOTES[1:4], None]
+    assert kept.take(NOTES[1].raw) is None
+    forged = fake_event(content="another")
+    kept.expect([forged])
+    assert kept.take(forged.raw.replace(b"another", b"ANOTHER")) is None
+
+
 def test_recent_events_are_kept_within_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "MAX_RECENT_EVENTS", 3)
     kept = RecentEvents()

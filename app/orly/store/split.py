@@ -68,6 +68,7 @@ class SplitStore(EventStore):
     # Writing
 
     async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
+        self._follower.expect(events)
         results = await self._service.save(events)
         stored = [
             StoredEvent(result.serial, event)

@@ -213,12 +213,12 @@ class FollowedTail:
         has_kept = bool(txn.stat(kept)["entries"])
         seen = self._seen
         with txn.cursor(self._tables.events) as cursor:
-            rows = cursor.iternext(keys=True, values=True) if cursor.set_range(_U64.pack(seen + 1)) else iter(())
+            found = cursor.iternext(keys=True, values=False) if cursor.set_range(_U64.pack(seen + 1)) else iter(())
             count = 0
-            for key, raw in islice(rows, EVENTS_AT_ONCE):
+            for key in islice(found, EVENTS_AT_ONCE):
                 count += 1
                 seen = _U64.unpack(key)[0]
-                event = self._event(seen, raw)
+                event = self._event(seen, cursor)
                 version = txn.get(event.id, None, kept) if has_kept else None
                 if version is None or version[-8:] != key:
                     self._add(event, seen)
@@ -226,12 +226,15 @@ class FollowedTail:
         if count < EVENTS_AT_ONCE:
             self._seen = self._last
 
-    def _event(self, serial: int, raw: bytes) -> EncodedEvent:
-        event = None if self._recent is None else self._recent.get(serial)
+    def _event(self, serial: int, cursor: Any) -> EncodedEvent:
+        recent = self._recent
+        if recent is None:
+            return decode_verified(cursor.value())
+        event = recent.get(serial)
         if event is None:
-            event = decode_verified(raw)
-            if self._recent is not None:
-                self._recent.add(serial, event)
+            raw = cursor.value()
+            event = recent.take(raw) or decode_verified(raw)
+            recent.add(serial, event)
         return event
 
     def _add(self, event: EncodedEvent, serial: int) -> None:

@@ -100,6 +100,10 @@ class LmdbFollower(LmdbReads):
             if item.serial > self._tail.seen:
                 self._recent.add(item.serial, item.event)
 
+    def expect(self, events: Iterable[EncodedEvent]) -> None:
+        """Events that are about to be stored: their commit may be seen here before its serials are told."""
+        self._recent.expect(events)
+
     def event_of(self, serial: int) -> EncodedEvent | None:
         """A recent event, if it was told or decoded here not long ago; it may have been removed since."""
         return self._recent.get(serial)

@@ -4,7 +4,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -115,8 +114,8 @@ def test_a_wheel_has_the_generated_code_and_the_template(checkout: Path) -> None
 
 
 def test_a_source_distribution_builds_the_same_wheel(checkout: Path, tmp_path: Path) -> None:
-    with tarfile.open(run_build(checkout, "sdist")) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(["tar", "-xf", run_build(checkout, "sdist"), "-C", tmp_path / "unpacked"], check=True)
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     assert (unpacked / "packaging/requirements.lock").is_file()
     shutil.rmtree(checkout / "made")

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.component.db_calls import DEADLINE_S, await_log, calling, import_all, jsonl, refusal, save
 from tests.component.orly_child import await_read_of_pipe
+from tests.component.rpc_world import Certificates
 from tests.factory import make_event
 from tests.process import ORLY_DB, clean_environment, free_port, running_db, running_relay
 
@@ -177,6 +178,21 @@ def test_a_signal_during_start_up_is_obeyed(tmp_path: Path, number: signal.Signa
             child.communicate()
     assert child.returncode == 0
     assert not (tmp_path / "data").exists()
+
+
+def test_handshakes_that_fail_leave_nothing_in_the_log(tmp_path: Path) -> None:
+    """gRPC's core would write a line for each: whoever reaches the port could fill the disk."""
+    certificates = Certificates.make(tmp_path / "certs")
+    tls = {f"ORLY_{name.upper()}": path for name, path in certificates.server().items()}
+    with running_db(address=f"127.0.0.1:{free_port()}", ORLY_GRPC_TLS="tls", **tls) as process:
+        before = process.logs()
+        host, port = process.address.split(":")
+        for _ in range(5):
+            with socket.create_connection((host, int(port)), DEADLINE_S) as stranger:
+                stranger.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                while stranger.recv(4096):
+                    pass
+        assert process.logs() == before
 
 
 class OpenStreams:

@@ -56,6 +56,14 @@ def test_extreme_filters_come_out_as_they_went_in(wanted: Filter) -> None:
     assert filter_from_json(filter_to_json(wanted)) == wanted
 
 
+@pytest.mark.parametrize("n_bytes", [512, 513])
+def test_a_filter_that_is_asked_again_is_read_again_only_if_it_is_long(n_bytes: int) -> None:
+    raw = filter_to_json(Filter(tags={"t": frozenset({"x" * (n_bytes - len('{"#t":[""]}'))})}))
+    assert len(raw) == n_bytes
+    assert filter_from_json(raw) == filter_from_json(bytes(bytearray(raw)))
+    assert (filter_from_json(raw) is filter_from_json(bytes(bytearray(raw)))) == (n_bytes == 512)
+
+
 @QUICK
 @given(filters())
 def test_filters_come_out_as_they_went_in_and_are_those_of_nip_01(wanted: Filter) -> None:

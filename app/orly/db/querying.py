@@ -117,8 +117,9 @@ class _Stream:
     async def read(self, requests: AsyncIterator[streams_pb2.QueryRequests]) -> None:
         """Do what the caller asks, until it has closed its side and has all answers."""
         async for request in requests:
+            now_s = self._monotonic_s()
             for action in request.actions:
-                self._act(action)
+                self._act(action, now_s)
             if request.ping:
                 self.writer.pong()
             self._start_waiting()
@@ -133,7 +134,7 @@ class _Stream:
         for query in tuple(self._open.values()):
             query.cancel()
 
-    def _act(self, action: streams_pb2.QueryAction) -> None:
+    def _act(self, action: streams_pb2.QueryAction, now_s: float) -> None:
         query_id = action.query_id
         match action.WhichOneof("action"):
             case "start":
@@ -142,7 +143,7 @@ class _Stream:
                 if len(self._open) + len(self._waiting) >= self._max_open:
                     self._refuse(query_id, StoreError(f"{self._max_open} queries are open, the maximum"))
                 else:
-                    self._waiting[query_id] = action.start, self._monotonic_s()
+                    self._waiting[query_id] = action.start, now_s
             case "more_bytes":
                 query = self._open.get(query_id)
                 if query is not None:
@@ -161,12 +162,14 @@ class _Stream:
     def _start_waiting(self) -> None:
         """Start queries that wait, as many as may run and as long as the loop may be kept."""
         self._start_scheduled = False
-        until_s = self._monotonic_s() + _SLICE_S
+        now_s = self._monotonic_s()
+        until_s = now_s + _SLICE_S
         while self._waiting and len(self._active) < self._max_concurrent and not self.writer.is_full():
             query_id = next(iter(self._waiting))
             start, asked_s = self._waiting.pop(query_id)
-            self._start(query_id, start, asked_s)
-            if self._monotonic_s() > until_s:
+            self._start(query_id, start, now_s - asked_s)
+            now_s = self._monotonic_s()
+            if now_s > until_s:
                 self._schedule_start()
                 return
 
@@ -175,7 +178,7 @@ class _Stream:
             self._start_scheduled = True
             self._loop.call_soon(self._start_waiting)
 
-    def _start(self, query_id: int, start: streams_pb2.QueryStart, asked_s: float) -> None:
+    def _start(self, query_id: int, start: streams_pb2.QueryStart, waited_s: float) -> None:
         try:
             if start.kind not in _KINDS:
                 raise QueryStartError(f"kind {start.kind} is unknown")
@@ -185,7 +188,7 @@ class _Stream:
             self._note_end()
             return
         timeout_s = query.timeout_s
-        if timeout_s is not None and self._monotonic_s() - asked_s > timeout_s:
+        if timeout_s is not None and waited_s > timeout_s:
             self._refuse(query_id, QueryTimeoutError(f"the query waited longer than {timeout_s:g} s for its turn"))
             self._note_end()
             return

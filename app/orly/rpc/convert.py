@@ -149,11 +149,21 @@ def filter_from_json(raw: bytes) -> Filter:
     Raises:
         FilterError: It is no filter of NIP-01; the text says where.
     """
+    return _read_filter(raw) if len(raw) > _SHORT_BYTES else _read_short_filter(raw)
+
+
+def _read_filter(raw: bytes) -> Filter:
     try:
         data = _decode(raw)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise FilterError("a filter must be a JSON object") from None
     return parse_filter(data, _FILTER_LIMITS)
+
+
+_SHORT_BYTES: Final = 512
+"""Filters up to this length are remembered, for clients ask the same again and again."""
+
+_read_short_filter: Final = lru_cache(maxsize=4096)(_read_filter)
 
 
 def query_to_pb(start: streams_pb2.QueryStart, query: Query, filters: Iterable[bytes]) -> None:
@@ -165,20 +175,20 @@ def query_to_pb(start: streams_pb2.QueryStart, query: Query, filters: Iterable[b
         filters: Those of the query, by `filter_to_json`.
     """
     start.filters.extend(filters)
-    start.scope.CopyFrom(_scope_to_pb(query.scope))
-    if query.default_limit is not None:
-        start.default_limit = query.default_limit
-    if query.max_limit is not None:
-        start.max_limit = query.max_limit
-    if query.timeout_s is not None:
-        start.timeout_s = query.timeout_s
+    start.MergeFromString(_terms(query.scope, query.default_limit, query.max_limit, query.timeout_s))
 
 
 @lru_cache(maxsize=1024)
-def _scope_to_pb(scope: ReadScope) -> streams_pb2.ReadScope:
-    return streams_pb2.ReadScope(
-        private_kinds=sorted(scope.private_kinds), readers=sorted(map(bytes.fromhex, scope.readers))
-    )
+def _terms(scope: ReadScope, default_limit: int | None, max_limit: int | None, timeout_s: float | None) -> bytes:
+    """What most queries have in common, ready to be put into a `QueryStart`."""
+    return streams_pb2.QueryStart(
+        scope=streams_pb2.ReadScope(
+            private_kinds=sorted(scope.private_kinds), readers=sorted(map(bytes.fromhex, scope.readers))
+        ),
+        default_limit=default_limit,
+        max_limit=max_limit,
+        timeout_s=timeout_s,
+    ).SerializeToString()
 
 
 def query_from_pb(start: streams_pb2.QueryStart) -> Query:

@@ -1,7 +1,7 @@
 """The client side of StreamQueries: all queries of a process on one stream."""
 
 import asyncio
-from collections import deque
+from itertools import takewhile
 from typing import Any, Final
 
 import grpc
@@ -15,6 +15,7 @@ from orly.store.remote_query import (
     PushedAnswer,
     RemoteQuery,
 )
+from orly.store.remote_query_outbox import Outbox
 
 __all__ = ["AMPLE_BUFFER_BYTES", "MAX_OPEN", "RemoteQueries"]
 
@@ -27,17 +28,9 @@ MAX_OPEN: Final = 50_000
 MAX_START_BYTES: Final = 32 * 1024 * 1024
 """Of one query; a larger one does not fit into a message."""
 
-MESSAGE_BYTES: Final = 1024 * 1024
-"""Queries joined in one message, unless a single one is larger."""
-
-PACE_S: Final = 0.001
-"""How long a message waits for an answer to the one before it."""
-
-_ACTION_BYTES: Final = 24
-
 
 class RemoteQueries:
-    """Sends all that is asked in one turn of the loop in one message; see `QueryStream` of a query."""
+    """Sends what is asked at about the same time in one message; see `QueryStream` of a query."""
 
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
@@ -47,10 +40,9 @@ class RemoteQueries:
         )
         self._open: dict[int, RemoteQuery] = {}
         self._last_id = 0
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._buffered_bytes = 0
         self._heard_s = 0.0
-        self._heard = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -109,13 +101,13 @@ class RemoteQueries:
             self._timer = self._loop.call_later(self._tick_s(), self._on_tick)
 
     def _ask(self, query: RemoteQuery) -> None:
-        query.ask(self._outbox.action(query.id, query.n_bytes).start)
+        query.ask(self._outbox.query(query.id, query.n_bytes))
 
     # What queries say (QueryStream)
 
     def more(self, query: RemoteQuery, n_bytes: int) -> None:
         if self._call.is_made:
-            self._outbox.action(query.id).more_bytes = n_bytes
+            self._outbox.urgent(query.id).more_bytes = n_bytes
 
     def has_room(self) -> bool:
         return self._buffered_bytes < AMPLE_BUFFER_BYTES
@@ -125,7 +117,7 @@ class RemoteQueries:
 
     def cancelled(self, query: RemoteQuery) -> None:
         if self._open.pop(query.id, None) is not None and self._call.is_made and not query.is_complete:
-            self._outbox.action(query.id).cancel.SetInParent()
+            self._outbox.urgent(query.id).cancel.SetInParent()
 
     def over(self, query: RemoteQuery) -> None:
         self._open.pop(query.id, None)
@@ -141,7 +133,6 @@ class RemoteQueries:
         try:
             while (answers := await call.read()) is not grpc.aio.EOF:
                 self._heard_s = self._loop.time()
-                self._heard.set()
                 self._call.heard()
                 for part in answers.parts:
                     asked = self._open.get(part.query_id)
@@ -164,19 +155,20 @@ class RemoteQueries:
                 query.fail(StoreError("the connection to the store broke in the middle of the answer"))
 
     async def _write(self, call: Any) -> None:
-        """Send what was asked; while answers come, one message for each, and what was asked meanwhile is the next.
+        """Send what was asked; the next message waits for as many queries as this one and the last left open.
 
-        A message costs as much as several queries. Behind queries that take their time the next one leaves after
-        `PACE_S` all the same.
+        Older ones take their time, and say nothing of how many will be asked soon.
         """
+        before_last_id = last_id = 0
         while True:
             message = await self._outbox.next()
-            self._heard.clear()
+            self._outbox.gather(self._n_open_after(before_last_id))
+            before_last_id, last_id = last_id, self._last_id
             await call.write(message)
-            if not self._heard.is_set():
-                timer = self._loop.call_later(PACE_S, self._heard.set)
-                await self._heard.wait()
-                timer.cancel()
+
+    def _n_open_after(self, query_id: int) -> int:
+        """How many newer queries are open; that takes as many steps."""
+        return sum(1 for _ in takewhile(query_id.__lt__, reversed(self._open)))
 
     # Silence
 
@@ -201,44 +193,3 @@ class RemoteQueries:
             query.fail(self._connection.no_answer())
         if mute:
             self._call.give_up(str(self._connection.no_answer()))
-
-
-class _Outbox:
-    """What is to be sent: actions are written straight into the next message."""
-
-    def __init__(self) -> None:
-        self._message = streams_pb2.QueryRequests()
-        self._n_bytes = 0
-        self._closed: deque[streams_pb2.QueryRequests] = deque()
-        self._filled = asyncio.Event()
-
-    def action(self, query_id: int, n_bytes: int = 0) -> streams_pb2.QueryAction:
-        """One more action, to be filled in before the loop's next turn."""
-        if self._n_bytes and self._n_bytes + n_bytes > MESSAGE_BYTES:
-            self._closed.append(self._message)
-            self._message = streams_pb2.QueryRequests()
-            self._n_bytes = 0
-        self._n_bytes += n_bytes + _ACTION_BYTES
-        self._filled.set()
-        return self._message.actions.add(query_id=query_id)
-
-    def ping(self) -> None:
-        """Ask the service to show that it is alive."""
-        self._message.ping = True
-        self._filled.set()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._closed.clear()
-        self._message = streams_pb2.QueryRequests()
-        self._n_bytes = 0
-        self._filled.clear()
-
-    async def next(self) -> streams_pb2.QueryRequests:
-        """The next message, once there is one."""
-        await self._filled.wait()
-        if self._closed:
-            return self._closed.popleft()
-        message = self._message
-        self.clear()
-        return message

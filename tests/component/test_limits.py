@@ -8,6 +8,7 @@ from tests.component.relay_server import TestedRelay, on_relay, read_messages, s
 from tests.factory import NOW_S, fake_event, make_event
 from tests.wsclient import until
 
+from orly.relay.reading import MAX_LOADING
 from orly.relay.subscription import MAX_HELD_BYTES
 
 KINDS: Final = [[kind] for kind in range(1, 10)]
@@ -207,13 +208,13 @@ async def test_subscriptions_that_wait_for_their_turn_hold_nothing_that_is_store
     await relay.fill(stored)
     event, passing = make_event(kind=7), make_event(kind=20_001)
     async with relay.slow_client() as client, relay.client() as publisher:
-        send_at_once(client, *(["REQ", str(n), {"kinds": [1]}] for n in range(4)))
+        send_at_once(client, *(["REQ", str(n), {"kinds": [1]}] for n in range(MAX_LOADING)))
         send_at_once(client, ["REQ", "waits", {"kinds": [7, 20_001]}])
-        await until(lambda: relay.n_subscriptions == 5, "the subscriptions")
+        await until(lambda: relay.n_subscriptions == MAX_LOADING + 1, "the subscriptions")
         await publisher.accept(event)
         await publisher.accept(passing)
         await until(lambda: relay.held_bytes, "the ephemeral event")
-        assert len(relay.store.queries) == 4
+        assert len(relay.store.queries) == MAX_LOADING
         assert relay.held_bytes < 2 * len(passing.raw)
         answer: list[Any] = []
         while len(answer) < 3:

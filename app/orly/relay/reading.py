@@ -15,7 +15,7 @@ from orly.store.base import Query, ReadScope, StoreError
 
 __all__ = ["MAX_COUNTS", "MAX_LOADING", "Reading"]
 
-MAX_LOADING: Final = 4
+MAX_LOADING: Final = 8
 """Stored answers of one connection being sent at once; further subscriptions wait their turn."""
 
 MAX_COUNTS: Final = 4
@@ -136,10 +136,15 @@ class Reading:
         self.close(subscription.sub_id)
 
     def _load_next(self) -> None:
-        """Start one waiting subscription if fewer than `MAX_LOADING` are being answered, the others in later turns."""
-        if self._waiting and len(self._loading) < MAX_LOADING:
+        """Start waiting subscriptions while fewer than `MAX_LOADING` are being answered.
+
+        A store that searches as soon as it is asked is asked once in a turn of the loop.
+        """
+        while self._waiting and len(self._loading) < MAX_LOADING:
             self._load(self._waiting.popleft())
-            self._schedule_load()
+            if not self._context.store.ANSWERS_LATER:
+                self._schedule_load()
+                return
 
     def _load(self, subscription: Subscription) -> None:
         self._loading.add(subscription)

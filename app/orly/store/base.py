@@ -8,7 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import msgspec
 
@@ -189,7 +189,12 @@ class EventStore(ABC):
     """An event store, used from one event loop.
 
     Every method may raise `StoreError`.
+
+    Attributes:
+        ANSWERS_LATER: Whether `query` only passes the question on; many may then be asked at a stretch.
     """
+
+    ANSWERS_LATER: ClassVar[bool] = False
 
     @abstractmethod
     async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:

@@ -58,6 +58,8 @@ class RemoteStore(EventStore):
         recent_ids: See `RECENT_IDS`; 0 turns `known` off.
     """
 
+    ANSWERS_LATER = True
+
     def __init__(
         self,
         channel: grpc.aio.Channel,

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import SecretStr
 
 from orly import units
-from orly.settings_types import MASK, Form, read_text
+from orly.settings_types import Form, read_text, show_optional, show_secret
 
 __all__ = [
     "MAX_TOKEN_CHARACTERS",
@@ -140,10 +140,6 @@ def _read_token(text: str) -> SecretStr | None:
     return SecretStr(text)
 
 
-def _show_token(value: SecretStr | None) -> str:
-    return "" if value is None else MASK
-
-
 def _read_program(text: str) -> Path | None:
     if not text:
         return None
@@ -153,10 +149,6 @@ def _read_program(text: str) -> Path | None:
     return path
 
 
-def _show_program(value: Path | None) -> str:
-    return "" if value is None else str(value)
-
-
 Store = Annotated[Literal["lmdb", "grpc"], Form(name="`lmdb`, `badger`, `local` or `grpc`", read=_read_store)]
 Engine = Annotated[Literal["lmdb"], Form(name="`lmdb`, `badger` or `local`", read=_read_engine)]
 Server = Annotated[str, Form(name="HOST:PORT or `unix:/path`", read=_read_server)]
@@ -164,6 +156,6 @@ ListenTarget = Annotated[str, Form(name="IP:PORT or `unix:/path`", read=_read_li
 Tls = Annotated[Literal["off", "tls", "mtls"], Form(name="`off`, `tls` or `mtls`", read=_read_tls)]
 Token = Annotated[
     SecretStr | None,
-    Form(name=f"at least {MIN_TOKEN_CHARACTERS} characters", read=_read_token, show=_show_token, is_secret=True),
+    Form(name=f"at least {MIN_TOKEN_CHARACTERS} characters", read=_read_token, show=show_secret, is_secret=True),
 ]
-OptionalProgram = Annotated[Path | None, Form(name="path", read=_read_program, show=_show_program)]
+OptionalProgram = Annotated[Path | None, Form(name="path", read=_read_program, show=show_optional)]

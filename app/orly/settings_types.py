@@ -84,7 +84,7 @@ def _read_optional_path(text: str) -> Path | None:
     return _read_path(text) if text else None
 
 
-def _show_optional(value: object) -> str:
+def show_optional(value: object) -> str:
     return "" if value is None else str(value)
 
 
@@ -178,7 +178,7 @@ def _read_secret_key(text: str) -> SecretStr | None:
     return SecretStr(nip19.parse_secret_key(text)) if text else None
 
 
-def _show_secret(value: SecretStr | None) -> str:
+def show_secret(value: SecretStr | None) -> str:
     return "" if value is None else MASK
 
 
@@ -207,7 +207,7 @@ Text = Annotated[str, Form(name="text", read=read_text)]
 Name = Annotated[str, Form(name="text", read=_read_name)]
 Words = Annotated[tuple[str, ...], Form(name="comma list", read=_read_list, show=_show_list)]
 DirectoryPath = Annotated[Path, Form(name="path", read=_read_path)]
-OptionalPath = Annotated[Path | None, Form(name="path", read=_read_optional_path, show=_show_optional)]
+OptionalPath = Annotated[Path | None, Form(name="path", read=_read_optional_path, show=show_optional)]
 ListenAddress = Annotated[str, Form(name="IP address or `localhost`", read=_read_listen)]
 Networks = Annotated[
     tuple[Network, ...], Form(name="comma list of IP addresses or networks", read=_read_networks, show=_show_list)
@@ -225,7 +225,7 @@ WebUrl = Annotated[str, Form(name="URL", read=_read_web_url)]
 PublicKey = Annotated[str, Form(name="npub or 64 hex digits", read=_read_public_key)]
 SecretKey = Annotated[
     SecretStr | None,
-    Form(name="nsec or 64 hex digits", read=_read_secret_key, show=_show_secret, is_secret=True),
+    Form(name="nsec or 64 hex digits", read=_read_secret_key, show=show_secret, is_secret=True),
 ]
 Level = Annotated[LevelName, Form(name="level", read=_read_level)]
 OptionalLevel = Annotated[Literal[""] | LevelName, Form(name="level", read=_read_optional_level)]

@@ -8,7 +8,7 @@ from orly.settings import Settings
 from orly.store.base import EventStore
 from orly.store.lmdb.bulk import BulkLmdbStore
 from orly.store.lmdb.environment import open_environment
-from orly.store.lmdb.store import LmdbStore
+from orly.store.lmdb.opening import own_urls, store_from_settings
 
 __all__ = ["OpenedStore", "open_bulk_store", "open_store"]
 
@@ -41,13 +41,7 @@ async def open_store(settings: Settings, *, stop: asyncio.Event) -> OpenedStore 
         from orly.cli.open_service import open_service  # what gRPC needs is for those who use it
 
         return await open_service(settings, stop=stop)
-    store = await LmdbStore.open(
-        settings.data_dir,
-        max_bytes=settings.db_max_bytes,
-        own_urls=_own_urls(settings),
-        keep_versions=settings.keep_versions,
-        sweep_interval_s=settings.expiration_cleanup_interval_s,
-    )
+    store = await store_from_settings(settings)
     return OpenedStore(store=store, where=f"data in {settings.data_dir}", health=_is_well, close=store.close)
 
 
@@ -63,10 +57,6 @@ async def open_bulk_store(settings: Settings, *, read_only: bool = False) -> Bul
     """
     return BulkLmdbStore(
         open_environment(settings.data_dir, max_bytes=settings.db_max_bytes, read_only=read_only),
-        own_urls=_own_urls(settings),
+        own_urls=own_urls(settings),
         keep_versions=settings.keep_versions,
     )
-
-
-def _own_urls(settings: Settings) -> tuple[str, ...]:
-    return (settings.relay_url,) if settings.relay_url else ()

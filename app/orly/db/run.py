@@ -19,6 +19,7 @@ from orly.rpc.server import ListenError, RpcServer, server_from_settings
 from orly.services import DB
 from orly.settings import Loaded, Settings, SettingsError, load
 from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
+from orly.store.lmdb.opening import store_from_settings
 from orly.store.lmdb.store import LmdbStore
 
 __all__ = ["PROBE_INTERVAL_S", "run", "serve_store"]
@@ -54,7 +55,7 @@ def _with_own_level(loaded: Loaded) -> Loaded:
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
         server = server_from_settings(settings, settings.db_listen)
-        store = await _open_store(settings)
+        store = await store_from_settings(settings)  # ORLY_DB_TYPE=grpc is inherited, and means this process
         try:
             log.info("data in %s", settings.data_dir)
             await serve_store(store, server, settings, stop=stop)
@@ -68,17 +69,6 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         raise ServiceError(ExitCode.SETTINGS, str(error)) from error
     except StoreError as error:
         raise ServiceError(ExitCode.INTERNAL, str(error)) from error
-
-
-async def _open_store(settings: Settings) -> LmdbStore:
-    """The store in ORLY_DATA_DIR, whatever ORLY_DB_TYPE says: `grpc` is inherited, and means this process."""
-    return await LmdbStore.open(
-        settings.data_dir,
-        max_bytes=settings.db_max_bytes,
-        own_urls=(settings.relay_url,) if settings.relay_url else (),
-        keep_versions=settings.keep_versions,
-        sweep_interval_s=settings.expiration_cleanup_interval_s,
-    )
 
 
 async def serve_store(store: LmdbStore, server: RpcServer, settings: Settings, *, stop: asyncio.Event) -> None:

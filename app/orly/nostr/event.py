@@ -12,6 +12,7 @@ import orjson
 from orly.nostr.kinds import MAX_KIND
 
 __all__ = [
+    "ID_IN_JSON",
     "MAX_CREATED_AT",
     "DuplicateKeyError",
     "EncodedEvent",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 MAX_CREATED_AT: Final = 2**63 - 1
+ID_IN_JSON: Final = slice(7, 71)
+"""Where canonical JSON has the id: `{"id":"<64>"`."""
+
 _MAX_ECHOED_ID: Final = 64
 
 

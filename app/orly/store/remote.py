@@ -22,6 +22,7 @@ from orly.store.base import (
     SaveStatus,
     StoreError,
 )
+from orly.store.expected import ExpectedEvents
 from orly.store.remote_connection import CLOSED, Gate, StoreConnection
 from orly.store.remote_feed import RemoteFeed
 from orly.store.remote_queries import RemoteQueries
@@ -39,8 +40,6 @@ _RECENT_EVENT_BYTES: Final = 8 * 1024
 _FAREWELL_S: Final = 2.0
 """How long `close` waits for the feeds to tell what was saved here."""
 
-_ID_IN_JSON: Final = slice(7, 71)
-"""Where canonical JSON has the id: `{"id":"<64>"`."""
 
 _Kind = streams_pb2.QueryStart
 
@@ -72,7 +71,7 @@ class RemoteStore(EventStore):
         self._event_of = event_of
         self._max_known = recent_ids
         self._known: dict[bytes, None] = {}
-        self._recent: dict[bytes, EncodedEvent] = {}
+        self._expected = ExpectedEvents(_RECENT_EVENTS, _RECENT_EVENT_BYTES)
         self._gate = Gate()
         self._saving = RemoteSaving(self._connection, self._gate, self._sent)
         self._queries = RemoteQueries(self._connection)
@@ -108,13 +107,8 @@ class RemoteStore(EventStore):
 
     def _sent(self, events: Sequence[EncodedEvent]) -> None:
         """Keep what will come back on the feed."""
-        if not self._feeds:
-            return
-        recent = self._recent
-        for event in events:
-            if len(event.raw) <= _RECENT_EVENT_BYTES:
-                recent[event.raw[_ID_IN_JSON]] = event
-        _trim(recent, _RECENT_EVENTS)
+        if self._feeds:
+            self._expected.add(events)
 
     # Reading
 
@@ -171,8 +165,8 @@ class RemoteStore(EventStore):
         return feed
 
     def _at_hand(self, serial: int, raw: bytes) -> EncodedEvent | None:
-        event = self._recent.pop(raw[_ID_IN_JSON], None)
-        if event is not None and event.raw == raw:
+        event = self._expected.take(raw)
+        if event is not None:
             return event
         return None if self._event_of is None or not serial else self._event_of(serial)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import lmdb
 
-from orly.nostr.event import EncodedEvent, decode_verified
+from orly.nostr.event import ID_IN_JSON, EncodedEvent, decode_verified
 from orly.nostr.filter import Filter
 from orly.store.base import (
     CountTooLargeError,
@@ -36,8 +36,6 @@ EXPORT_EVENTS: Final = 64
 """Events of an export in memory at once, each as large as the limits allow."""
 
 _U64: Final = Struct(">Q")
-_ID_IN_JSON: Final = slice(7, 71)
-"""Where canonical JSON has the id: `{"id":"<64>"`."""
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +195,7 @@ class LmdbReads(ABC):
                 for row in chunk:
                     raw = get(row[keys.SERIAL_SLICE], None, events)
                     if raw is not None:
-                        rows.add(row[:8] + bytes.fromhex(raw[_ID_IN_JSON].decode()))
+                        rows.add(row[:8] + bytes.fromhex(raw[ID_IN_JSON].decode()))
                 if max_items is not None and len(rows) > max_items:
                     raise CountTooLargeError(f"more than {max_items} events match")
             return b"".join(sorted(rows))

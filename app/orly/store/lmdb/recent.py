@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from orly.nostr.event import EncodedEvent
+from orly.store.expected import ExpectedEvents
 
 __all__ = ["MAX_EXPECTED_EVENT_BYTES", "MAX_RECENT_BYTES", "MAX_RECENT_EVENTS", "RecentEvents"]
 
@@ -15,9 +16,6 @@ MAX_RECENT_BYTES: Final = 8 << 20
 MAX_EXPECTED_EVENT_BYTES: Final = 4 * 1024
 """Larger events are decoded again rather than kept until they are committed."""
 
-_ID_IN_JSON: Final = slice(7, 71)
-"""Where canonical JSON has the id: `{"id":"<64>"`."""
-
 
 class RecentEvents:
     """Events by serial; beyond the bounds, those that were added first are forgotten."""
@@ -27,21 +25,15 @@ class RecentEvents:
     def __init__(self) -> None:
         self._events: OrderedDict[int, EncodedEvent] = OrderedDict()
         self._bytes = 0
-        self._expected: OrderedDict[bytes, EncodedEvent] = OrderedDict()
+        self._expected = ExpectedEvents(MAX_RECENT_EVENTS, MAX_EXPECTED_EVENT_BYTES)
 
     def expect(self, events: Iterable[EncodedEvent]) -> None:
         """Keep events whose serials are not known yet, at most `MAX_RECENT_EVENTS` of them."""
-        expected = self._expected
-        for event in events:
-            if len(event.raw) <= MAX_EXPECTED_EVENT_BYTES:
-                expected[event.raw[_ID_IN_JSON]] = event
-        while len(expected) > MAX_RECENT_EVENTS:
-            expected.popitem(last=False)
+        self._expected.add(events)
 
     def take(self, raw: bytes) -> EncodedEvent | None:
         """The expected event of which this is the canonical JSON; it is expected no longer."""
-        event = self._expected.pop(raw[_ID_IN_JSON], None)
-        return event if event is not None and event.raw == raw else None
+        return self._expected.take(raw)
 
     def get(self, serial: int) -> EncodedEvent | None:
         """The event with a serial."""

@@ -13,6 +13,8 @@ import pytest
 from tests.appliance.launcher import Launcher, await_gone, is_alive, launcher_variables, launching, run
 from tests.process import clean_environment
 
+from orly.process.cores import available_cores
+
 STEP_DOWN = (
     "setpriv",
     "--reuid=4711",
@@ -200,11 +202,13 @@ def test_programs_stop_when_the_launcher_is_killed(tmp_path: Path) -> None:
             await_gone(pid)
 
 
-def test_children_are_told_where_the_store_is(tmp_path: Path) -> None:
-    scripts = {"orly-db": SERVE, "orly": [["environment"], ["serve"]]}
-    with launching(tmp_path, scripts) as launcher:
-        launcher.await_line("ORLY_DATA_DIR")
-        told = json.loads(launcher.messages("orly")[0])
+def test_children_are_told_what_runs_beside_them(tmp_path: Path) -> None:
+    scripts = {"orly-db": SERVE, "orly": [["environment"], ["serve"]], "orly-0": [["environment"], ["serve"]]}
+    with launching(tmp_path, scripts, ORLY_RELAY_WORKERS="0") as launcher:
+        cores = min(available_cores(), 4)
+        worker = "orly" if cores == 1 else "orly-0"
+        launcher.await_line(f" {worker} INFO  fake | {{")
+        told = json.loads(launcher.messages(worker)[0])
         port = told.pop("ORLY_PORT")
         assert 0 < int(port) < 65_536
         given = {name: text for name, text in launcher.variables.items() if name not in ("ORLY_PORT", "FAKE")}
@@ -213,6 +217,7 @@ def test_children_are_told_where_the_store_is(tmp_path: Path) -> None:
             "ORLY_GRPC_SERVER": given["ORLY_DB_LISTEN"],
             "ORLY_DB_DIRECT_READ": "true",
             "ORLY_LOG_TO_STDOUT": "true",
+            "ORLY_RELAY_WORKERS": str(cores),
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from orly import __version__
+from orly.process.cores import available_cores
 from orly.process.exit_codes import ExitCode
 from orly.process.stop_signals import STOP_SIGNALS, on_stop
 from orly.process.streams import occupy_standard_streams
@@ -73,7 +74,7 @@ def _run(wanted: argparse.Namespace) -> None:
 
     loaded = _load()
     if wanted.render_only:
-        sys.stdout.write(render(make_plan(loaded, cores=_cores(), port=loaded.settings.port)))
+        sys.stdout.write(render(make_plan(loaded, cores=available_cores(), port=loaded.settings.port)))
         return
     _check(loaded)
     if not wanted.check:
@@ -112,7 +113,7 @@ def _become_supervisor(loaded: "Loaded") -> NoReturn:
         holder = reserve_port(settings)
         port = int(holder.getsockname()[1])
         kept.append(holder.detach())
-    plan = make_plan(loaded, cores=_cores(), port=port)
+    plan = make_plan(loaded, cores=available_cores(), port=port)
     is_named = settings.run_dir is not None
     run_dir = settings.run_dir or default_run_dir(settings.data_dir)
     kept.append(_occupy(run_dir, plan, is_named=is_named))
@@ -150,10 +151,6 @@ def _occupy(run_dir: Path, plan: "Plan", *, is_named: bool) -> int:
         text = f"the run directory {run_dir} cannot be written to: {error.strerror or error}"
         raise _Refusal(ExitCode.SETTINGS, [text]) from None
     return lock_fd
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _leave_before_start(number: signal.Signals) -> None:

@@ -58,9 +58,12 @@ def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int
     """
     settings = loaded.settings
     told = {"ORLY_RUN_DIR": str(run_dir)}
-    addresses = {program.name: program.address for program in plan.programs}
+    programs = {program.name: program for program in plan.programs}
     for service in enabled(settings):
-        told |= {name: text.format(address=addresses[service.name]) for name, text in service.for_callers}
+        program = programs[service.name]
+        told |= {name: text.format(address=program.address) for name, text in service.for_callers}
+        if service.processes_attr:
+            told[ENV_NAMES[service.processes_attr]] = str(program.processes)
     if not is_given(loaded, "db_direct_read"):
         told[ENV_NAMES["db_direct_read"]] = "true"
     if settings.log_file is None:

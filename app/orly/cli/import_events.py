@@ -1,7 +1,6 @@
 """`orly import`: JSONL into the store, through the same checks as any other door."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from orly.intake.policy import WritePolicy, policy_from_settings
 from orly.intake.verify import Verifier
 from orly.nostr.event import EncodedEvent
 from orly.process.collector import settle_collector
+from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
 from orly.process.stop_signals import StopFlag
 from orly.settings import Loaded, Settings
@@ -119,7 +119,7 @@ def _take_all(
 
 
 def _import(settings: Settings, file: Path, stop: StopFlag, *, verify: bool) -> ImportReport:
-    verifier = Verifier(share=(os.cpu_count() or 1) > 1) if verify else None
+    verifier = Verifier(share=has_second_core()) if verify else None
     with opened_input(file) as stream, asyncio.Runner() as runner:
         store = runner.run(open_bulk_store(settings))
         try:

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import logging
-import os
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +11,7 @@ from orly.db.service import SERVICE_NAME, DatabaseService, probe
 from orly.intake.policy import policy_from_settings
 from orly.intake.verify import Verifier
 from orly.pb.orlydb.v1 import service_pb2_grpc
+from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError, serve_until_stopped
 from orly.rpc.credentials import CredentialsError
@@ -78,7 +78,7 @@ async def serve_store(store: LmdbStore, server: RpcServer, settings: Settings, *
         ListenError: The address cannot be used.
         StoreError: The store cannot be read any more; the process should end and be started again.
     """
-    verifier = Verifier(share=(os.cpu_count() or 1) > 1)
+    verifier = Verifier(share=has_second_core())
     service = DatabaseService(
         store,
         policy_from_settings(settings),

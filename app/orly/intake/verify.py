@@ -17,7 +17,7 @@ class Verifier:
     """Checks signatures in batches; used from one thread."""
 
     def __init__(self, *, share: bool) -> None:
-        """With `share`, half of a large batch goes to a second thread; for machines with more than one core."""
+        """With `share`, half of a large batch goes to a second thread; for processes that can use a second core."""
         self._pool = ThreadPoolExecutor(1, "orly-verify") if share else None
 
     def verify(self, events: Sequence[EncodedEvent]) -> list[bool]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from orly import __version__, clock
 from orly.intake.policy import policy_from_settings
 from orly.nostr.filter import FilterLimits
 from orly.nostr.message import RequestLimits
+from orly.process.cores import has_second_core
 from orly.relay import info
 from orly.relay.connection import Connection
 from orly.relay.context import SessionContext, SessionRules
@@ -49,6 +49,11 @@ def _rules(settings: "Settings") -> SessionRules:
     )
 
 
+def _processes(settings: "Settings") -> int:
+    """How many relays share this machine's cores; `orly-launcher` tells its workers."""
+    return max(1, settings.relay_workers) if settings.db_type == "grpc" else 1
+
+
 def make_context(
     settings: "Settings",
     store: EventStore,
@@ -72,7 +77,7 @@ def make_context(
         policy_from_settings(settings),
         now_s=now_s,
         loop=loop,
-        share_verification=(os.cpu_count() or 1) > 1,
+        share_verification=has_second_core(_processes(settings)),
         store_health=store_health,
     )
     return SessionContext(

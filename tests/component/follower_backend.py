@@ -13,7 +13,7 @@ from tests.component.lmdb_backend import MAX_BYTES, assert_sound
 from tests.component.store_world import FakeClock, StoreOptions
 
 from orly.nostr.event import EncodedEvent
-from orly.store.base import EventStore, FeedBatch, Query, QueryHandle, QuerySink, SaveResult, SaveStatus
+from orly.store.base import EventStore, FeedBatch, ItemRows, Query, QueryHandle, QuerySink, SaveResult, SaveStatus
 from orly.store.lmdb.environment import Environment, open_environment
 from orly.store.lmdb.follower import LmdbFollower
 from orly.store.lmdb.store import LmdbStore
@@ -76,8 +76,11 @@ class FollowedStore(EventStore):
     async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
         return await self.follower.deleted(event)
 
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
         return await self.follower.items(query, max_items=max_items)
+
+    async def expirations(self, after_s: int) -> bytes:
+        return await self.follower.expirations(after_s)
 
     async def serials(self, query: Query) -> list[int]:
         return await self.follower.serials(query)

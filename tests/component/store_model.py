@@ -10,7 +10,7 @@ from tests.factory import KEYS, NOW_S, fake_event
 from orly.nostr.event import EncodedEvent
 from orly.store.base import SaveStatus
 
-__all__ = ["Model", "make_pool"]
+__all__ = ["Model", "expires", "make_pool"]
 
 
 AUTHORS: Final = 3

@@ -8,14 +8,34 @@ from random import Random
 from typing import Final
 
 from tests.component.lmdb_backend import assert_sound
-from tests.component.store_model import Model, make_pool
-from tests.component.store_world import Backend, FakeClock, StoreOptions, World
+from tests.component.store_model import Model, expires, make_pool
+from tests.component.store_world import Backend, FakeClock, StoreOptions, World, packed
+from tests.factory import KEYS, NOW_S
 
 from orly.nostr.event import EncodedEvent
-from orly.nostr.filter import Filter
-from orly.store.base import Query, SaveStatus
+from orly.nostr.filter import Filter, matches
+from orly.store.base import READ_ALL, Query, ReadScope, SaveStatus
 
 __all__ = ["agree", "play", "step"]
+
+UNION: Final = (
+    Filter(kinds=frozenset({1, 3})),
+    Filter(authors=frozenset(KEYS[:1])),
+    Filter(tags={"d": frozenset({"x"})}),
+)
+ASKED: Final = tuple(
+    (wanted, scope)
+    for scope in (READ_ALL, ReadScope(), ReadScope(readers=frozenset(KEYS[1:2])))
+    for wanted in (
+        Filter(),
+        Filter(limit=5),
+        Filter(since=NOW_S + 6, until=NOW_S + 30),
+        Filter(kinds=frozenset({0, 1, 5, 1059, 30_023})),
+        Filter(kinds=frozenset({62})),
+        Filter(authors=frozenset(KEYS[:2])),
+    )
+)
+"""What items are asked for at every comparison, each by another way through the indexes."""
 
 
 async def agree(world: World, model: Model) -> None:
@@ -27,6 +47,13 @@ async def agree(world: World, model: Model) -> None:
     versions = sorted([*visible, *model.kept], key=lambda event: (-event.event.created_at, event.event.id))
     assert await world.versions() == [event.event.id for event in versions]
     assert await world.store.last_serial() == model.serial
+    for wanted, scope in ASKED:
+        found = [e for e in visible if scope.may_read(e.event) and matches(wanted, e.event)][: wanted.limit]
+        assert await world.items(wanted, scope=scope) == packed(found), (wanted, scope)
+    some = [e for e in visible if any(matches(wanted, e.event) for wanted in UNION)]
+    assert await world.items(*UNION) == packed(some)
+    due = sorted((expires(event), event.event.created_at, event.event.id) for event in visible)
+    assert await world.expirations() == [row for row in due if row[0] < 2**63]
     order = {event.id: serial for serial, event in model.visible.items()}
     assert await world.store.serials(Query(filters=(Filter(),))) == [order[event.id] for event in visible]
 

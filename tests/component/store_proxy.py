@@ -4,7 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from orly.nostr.event import EncodedEvent
-from orly.store.base import EventStore, FeedBatch, Query, QueryHandle, QuerySink, SaveResult, SaveStatus, StoreError
+from orly.store.base import (
+    EventStore,
+    FeedBatch,
+    ItemRows,
+    Query,
+    QueryHandle,
+    QuerySink,
+    SaveResult,
+    SaveStatus,
+    StoreError,
+)
 
 __all__ = ["StoreProxy"]
 
@@ -79,8 +89,11 @@ class StoreProxy(EventStore):
     async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
         return await self.inner.deleted(event)
 
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
         return await self.inner.items(query, max_items=max_items)
+
+    async def expirations(self, after_s: int) -> bytes:
+        return await self.inner.expirations(after_s)
 
     async def serials(self, query: Query) -> list[int]:
         return await self.inner.serials(query)

@@ -7,7 +7,8 @@ import pytest
 from tests.component.store_world import DEADLINE_S, Backend, World, on_store
 from tests.factory import NOW_S, delete_event, expiring_event, fake_event
 
-from orly.store.base import FeedBatch, StoredEvent
+from orly.nostr.filter import Filter
+from orly.store.base import ITEM_BYTES, FeedBatch, Query, StoredEvent
 
 
 async def read_serials(world: World, feed: AsyncIterator[FeedBatch], through: int) -> list[StoredEvent]:
@@ -108,6 +109,28 @@ class FeedSuite:
         world.clock.now = NOW_S + 5
         await world.sweep()
         assert (await world.next_batch(feed)).removed == (brief.id,)
+
+    @on_store()
+    async def test_a_set_that_is_read_after_its_feed_was_opened_misses_nothing(self, world: World) -> None:
+        events = [fake_event(content=f"{n}") for n in range(200)]
+        await world.put(*events)
+        for n in range(0, 200, 20):
+            feed = world.store.feed(None)
+            found, _, _ = await asyncio.gather(
+                world.store.items(Query(filters=(Filter(),))),
+                world.store.delete([event.id for event in events[n : n + 20]]),
+                world.store.save([fake_event(content=f"more {n}")]),
+            )
+            present = {found.rows[start : start + 32] for start in range(8, len(found.rows), ITEM_BYTES)}
+            newest, told = await world.store.last_serial(), -1
+            while told < newest or present & {event.id for event in events[n : n + 20]}:
+                batch = await world.next_batch(feed)
+                assert not batch.may_lack_removals
+                told = batch.through_serial
+                present.update(item.event.id for item in batch.stored)
+                present.difference_update(batch.removed)
+            now = await world.items()
+            assert present == {now[start : start + 32] for start in range(8, len(now), ITEM_BYTES)}
 
     @on_store()
     async def test_what_changes_nothing_is_not_told(self, world: World) -> None:

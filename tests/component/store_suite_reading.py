@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from tests.component.store_world import Backend, Sink, World, on_store
+from tests.component.store_world import Backend, Sink, World, on_store, packed
 from tests.factory import KEYS, NOW_S, delete_event, fake_event, gift_wrap
 
 from orly.nostr.event import MAX_CREATED_AT, EncodedEvent
-from orly.nostr.filter import Filter
-from orly.store.base import ITEM_BYTES, CountTooLargeError, Query, QueryTimeoutError, ReadScope, StoreError
+from orly.nostr.filter import Filter, matches
+from orly.store.base import CountTooLargeError, ItemRows, Query, QueryTimeoutError, ReadScope, StoreError
 
 
 def newest_first(*events: EncodedEvent) -> list[str]:
@@ -62,7 +62,7 @@ class FilterSuite:
         for query, expected in cases:
             assert await world.ids(query) == newest_first(*expected), query
             assert await world.count(query) == len(expected), query
-            assert len(await world.items(query)) == len(expected) * ITEM_BYTES, query
+            assert await world.items(query) == packed(expected), query
 
     @on_store()
     async def test_values_that_look_alike_are_told_apart(self, world: World) -> None:
@@ -97,6 +97,7 @@ class FilterSuite:
                     kinds=None if kinds is None else frozenset({kinds}),
                 )
                 assert await world.ids(query) == newest_first(*expected), query
+                assert await world.items(query) == packed(expected), query
 
     @on_store()
     async def test_neighbours_in_an_index_do_not_leak(self, world: World) -> None:
@@ -120,6 +121,8 @@ class FilterSuite:
         for parts in queries:
             for limit in (1, 7, 29, 30, 31):
                 assert await world.ids(wanted(**parts, limit=limit)) == expected[:limit], (parts, limit)
+                cut = packed(event for event in events if event.event.id in expected[:limit])
+                assert await world.items(wanted(**parts, limit=limit)) == cut, (parts, limit)
 
     @on_store()
     async def test_limits(self, world: World) -> None:
@@ -148,7 +151,7 @@ class FilterSuite:
         expected = newest_first(*{event.id: event for event in zero[:3] + ones[:5]}.values())
         assert await world.ids(*filters) == expected
         assert await world.count(*filters) == len(expected)
-        assert len(await world.items(*filters)) == len(expected) * ITEM_BYTES
+        assert await world.items(*filters) == packed(zero[:3] + ones[:5])
         assert await world.versions(*filters) == expected
         assert await world.count(Filter(), Filter(), wanted(kinds=[1])) == 24
 
@@ -167,13 +170,54 @@ class FilterSuite:
     async def test_items_are_packed_in_ascending_order(self, world: World) -> None:
         events = [fake_event(n % 3, 1, NOW_S + n // 4, content=f"{n}") for n in range(40)]
         await world.put(*events)
-        rows = sorted((event.event.created_at, event.id) for event in events)
-        packed = b"".join(created_at.to_bytes(8, "big") + event_id for created_at, event_id in rows)
-        assert await world.items() == packed
-        assert await world.items(wanted(authors=[KEYS[0]]), wanted(authors=list(KEYS[:3]))) == packed
-        assert await world.items(max_items=40) == packed
-        with pytest.raises(CountTooLargeError, match="39"):
-            await world.items(max_items=39)
+        mine = [event for event in events if event.event.pubkey == KEYS[0]]
+        queries: list[tuple[tuple[Filter, ...], list[EncodedEvent]]] = [
+            ((), events),
+            ((wanted(kinds=[1]),), events),
+            ((wanted(kinds=[1]), Filter()), events),
+            ((wanted(authors=[KEYS[0]]),), mine),
+            ((wanted(authors=[KEYS[0]]), wanted(authors=list(KEYS[:3]))), events),
+            ((wanted(authors=[KEYS[0]]), wanted(authors=[KEYS[0]], kinds=[1])), mine),
+        ]
+        for filters, expected in queries:
+            assert await world.items(*filters) == packed(expected), filters
+            assert await world.items(*filters, max_items=len(expected)) == packed(expected), filters
+            with pytest.raises(CountTooLargeError, match=f"more than {len(expected) - 1} events"):
+                await world.items(*filters, max_items=len(expected) - 1)
+
+    @on_store()
+    async def test_items_within_the_bounds_of_a_query(self, world: World) -> None:
+        events = [fake_event(n % 2, created_at=NOW_S + n) for n in range(10)]
+        await world.put(*events)
+        for default, most, count in ((3, None, 3), (None, 4, 4), (9, 4, 4), (3, 4, 3), (None, 11, 10)):
+            query = Query(filters=(Filter(),), default_limit=default, max_limit=most)
+            assert (await world.store.items(query)).rows == packed(events[10 - count :]), query
+
+    @on_store()
+    async def test_items_say_which_serial_they_cover(self, world: World) -> None:
+        query = Query(filters=(wanted(kinds=[9]),))
+        assert await world.store.items(query) == ItemRows(b"", 0)
+        events = [fake_event(content=f"{n}") for n in range(3)]
+        await world.put(*events)
+        assert await world.store.items(query) == ItemRows(b"", 3)
+        await world.store.delete([events[2].id])
+        assert await world.store.items(Query(filters=(Filter(),))) == ItemRows(packed(events[:2]), 3)
+
+    @on_store()
+    async def test_items_of_many_seconds_and_of_one(self, world: World) -> None:
+        spread = [fake_event(n % 8, (1, 7, 9)[n % 3], NOW_S + n * 7 % 2_000) for n in range(2_500)]
+        crowd = [fake_event(n % 8, 1, NOW_S + 500, content=f"{n}") for n in range(2_500)]
+        events = spread + crowd
+        await world.put(*events)
+        at = wanted(since=NOW_S + 500, until=NOW_S + 500)
+        queries: list[tuple[Filter, ...]] = [
+            (Filter(),), (wanted(kinds=[1]),), (wanted(kinds=[7]),), (wanted(authors=[KEYS[3]]),), (at,),
+            (wanted(since=NOW_S + 500),), (wanted(until=NOW_S + 499),), (at, wanted(authors=[KEYS[3]])),
+            (wanted(kinds=[1]), wanted(authors=[KEYS[3]]), wanted(until=NOW_S + 9)),
+        ]  # fmt: skip
+        for filters in queries:
+            expected = [event for event in events if any(matches(each, event.event) for each in filters)]
+            assert await world.items(*filters) == packed(expected), filters
 
     @on_store()
     async def test_serials_come_in_the_order_of_an_answer(self, world: World) -> None:
@@ -216,7 +260,7 @@ class ScopeSuite:
             for query in queries:
                 assert await world.ids(query, scope=scope) == newest_first(*visible), (readers, query)
                 assert await world.count(query, scope=scope) == len(visible)
-                assert len(await world.items(query, scope=scope)) == len(visible) * ITEM_BYTES
+                assert await world.items(query, scope=scope) == packed(visible)
                 assert await world.versions(query, scope=scope) == newest_first(*visible)
                 assert len(await world.serials(query, scope=scope)) == len(visible)
         assert await world.count() == 3
@@ -327,6 +371,8 @@ class DeliverySuite:
         with pytest.raises(QueryTimeoutError):
             await world.store.items(Query(filters=(broad,) * 10, timeout_s=1.0))
         with pytest.raises(QueryTimeoutError):
+            await world.store.items(Query(filters=(Filter(),) * 10, timeout_s=1.0))
+        with pytest.raises(QueryTimeoutError):
             await world.versions(*[broad] * 10, timeout_s=1.0)
         with pytest.raises(QueryTimeoutError):
             await world.serials(*[broad] * 10, timeout_s=1.0)
@@ -341,7 +387,7 @@ class DeliverySuite:
         world.clock.tick_s = 0.002
         assert await world.ids() == newest_first(*events)
         assert await world.count() == 3_000
-        assert len(await world.items()) == 3_000 * ITEM_BYTES
+        assert await world.items() == packed(events)
 
     @on_store()
     async def test_queries_at_the_same_time_do_not_disturb_each_other(self, world: World) -> None:

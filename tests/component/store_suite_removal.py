@@ -1,6 +1,6 @@
 """Store suite: deletion requests (NIP-09), expiry (NIP-40), requests to vanish (NIP-62)."""
 
-from tests.component.store_world import OWN_URL, Backend, Sink, World, on_store
+from tests.component.store_world import OWN_URL, Backend, Sink, World, on_store, packed
 from tests.factory import (
     KEYS,
     NOW_S,
@@ -195,7 +195,7 @@ class ExpirySuite:
             for wanted in filters:
                 assert len(await world.ids(wanted)) == expected, (now, wanted)
                 assert await world.count(wanted) == expected
-                assert len(await world.items(wanted)) == expected * 40
+                assert await world.items(wanted) == packed([brief, stays][2 - expected :])
                 assert len(await world.versions(wanted)) == expected
                 assert await world.count(wanted, Filter(kinds=frozenset({1}))) == expected
         assert await world.sweep() == 1
@@ -255,6 +255,47 @@ class ExpirySuite:
         assert await world.save(older) == [STORED]
         assert await world.ids() == [older.event.id]
         assert await world.sweep() == 0
+
+    @on_store()
+    async def test_what_expires_and_when(self, world: World) -> None:
+        assert await world.expirations() == []
+        lasting = fake_event(content="for ever")
+        seconds = (NOW_S + 30, NOW_S + 10, NOW_S + 20, NOW_S + 20, NOW_S + 20, MAX_CREATED_AT)
+        events = [expiring_event(at, created_at=NOW_S + n) for n, at in enumerate(seconds)]
+        await world.put(lasting, *events)
+        rows = sorted((at, event.event.created_at, event.event.id) for at, event in zip(seconds, events, strict=True))
+        cases: tuple[tuple[int, list[tuple[int, int, str]]], ...] = (
+            (-1, rows), (0, rows), (NOW_S + 9, rows), (NOW_S + 10, rows[1:]), (NOW_S + 20, rows[4:]),
+            (NOW_S + 30, rows[5:]), (MAX_CREATED_AT - 1, rows[5:]), (MAX_CREATED_AT, []), (2**64, []),
+        )  # fmt: skip
+        for after_s, expected in cases:
+            assert await world.expirations(after_s) == expected, after_s
+        world.clock.now = NOW_S + 10
+        assert await world.expirations() == rows[1:]
+        await world.store.delete([events[0].id])
+        world.clock.now = NOW_S + 20
+        assert await world.expirations() == rows[5:]
+        await world.sweep()
+        await world.reopen()
+        assert await world.expirations() == rows[5:]
+
+    @on_store(keep_versions=True)
+    async def test_a_superseded_version_is_not_told_to_expire(self, world: World) -> None:
+        old, new = (fake_event(0, 0, NOW_S + n, [["expiration", str(NOW_S + 9 - n)]]) for n in (0, 1))
+        other = expiring_event(NOW_S + 9, created_at=NOW_S)
+        await world.put(old, new, other)
+        assert [row[2] for row in await world.expirations()] == [new.event.id, other.event.id]
+        await world.store.delete([new.id])
+        assert [row[2] for row in await world.expirations()] == [other.event.id]
+
+    @on_store()
+    async def test_thousands_expire_in_the_same_second(self, world: World) -> None:
+        events = [expiring_event(NOW_S + 5 + n // 1_500, created_at=NOW_S - n) for n in range(3_000)]
+        await world.put(*events)
+        found = await world.expirations()
+        assert found == sorted(found)
+        assert {row[2] for row in found} == {event.event.id for event in events}
+        assert found == sorted((NOW_S + 5 + n // 1_500, NOW_S - n, event.event.id) for n, event in enumerate(events))
 
     @on_store()
     async def test_a_sweep_has_no_upper_bound(self, world: World) -> None:

@@ -4,9 +4,10 @@ A backend under test is a `Backend`. A test is an async function on a `World`, m
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import Struct
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -14,14 +15,37 @@ from tests.factory import NOW_S
 
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
-from orly.store.base import READ_ALL, EventStore, FeedBatch, Query, ReadScope, SaveResult, SaveStatus, StoreError
+from orly.store.base import (
+    EXPIRATION_BYTES,
+    READ_ALL,
+    EventStore,
+    FeedBatch,
+    Query,
+    ReadScope,
+    SaveResult,
+    SaveStatus,
+    StoreError,
+)
 
-__all__ = ["DEADLINE_S", "OWN_URL", "Backend", "FakeClock", "Sink", "StoreOptions", "World", "ids_of", "on_store"]
+__all__ = [
+    "DEADLINE_S",
+    "OWN_URL",
+    "Backend",
+    "FakeClock",
+    "Sink",
+    "StoreOptions",
+    "World",
+    "ids_of",
+    "on_store",
+    "packed",
+]
 
 DEADLINE_S: Final = 20.0
 """How long a test waits for anything before it fails."""
 
 OWN_URL: Final = "wss://relay.example.com"
+
+_EXPIRATION: Final = Struct(">QQ32s")
 
 
 @dataclass(slots=True)
@@ -114,7 +138,15 @@ class World:
         return ids_of(await self.store.versions(query))
 
     async def items(self, *filters: Filter, max_items: int | None = None, scope: ReadScope = READ_ALL) -> bytes:
-        return await self.store.items(Query(filters=filters or (Filter(),), scope=scope), max_items=max_items)
+        return (await self.store.items(Query(filters=filters or (Filter(),), scope=scope), max_items=max_items)).rows
+
+    async def expirations(self, after_s: int = 0) -> list[tuple[int, int, str]]:
+        """(second, created_at, id) of what expires later, in the order of the answer."""
+        rows = await self.store.expirations(after_s)
+        assert len(rows) % EXPIRATION_BYTES == 0
+        return [
+            (expires_s, created_at, event_id.hex()) for expires_s, created_at, event_id in _EXPIRATION.iter_unpack(rows)
+        ]
 
     async def serials(self, *filters: Filter, scope: ReadScope = READ_ALL, **options: Any) -> list[int]:
         return await self.store.serials(Query(filters=filters or (Filter(),), scope=scope, **options))
@@ -123,6 +155,12 @@ class World:
         """The next batch of a feed; fails when none comes."""
         batch: FeedBatch = await asyncio.wait_for(anext(feed), DEADLINE_S)
         return batch
+
+
+def packed(events: Iterable[EncodedEvent]) -> bytes:
+    """Events as rows of items, obviously."""
+    rows = sorted({(event.event.created_at, event.id) for event in events})
+    return b"".join(created_at.to_bytes(8, "big") + event_id for created_at, event_id in rows)
 
 
 def ids_of(answer: Sequence[bytes]) -> list[str]:

@@ -110,7 +110,7 @@ async def assert_answers(directory: Path, model: Model) -> None:
             expected = [event.raw for event in ordered if matches(wanted, event.event)]
             assert await store.fetch(query) == expected, wanted
             assert await store.count(query) == len(expected), wanted
-            assert len(await store.items(query)) == ITEM_BYTES * len(expected), wanted
+            assert len((await store.items(query)).rows) == ITEM_BYTES * len(expected), wanted
     finally:
         await store.close()
 

@@ -174,3 +174,31 @@ def test_a_consumer_that_leaves_hears_nothing_more() -> None:
             await anext(feed)
 
     play(body)
+
+
+@pytest.mark.parametrize("lost", ["in the queue", "that did not fit", "while it was behind", "none"])
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_removals_that_were_lost_are_admitted_once(lost: str, is_stored: bool) -> None:
+    async def body(hub: FeedHub, log: Log) -> None:
+        feed = hub.open(0, 0)
+        some, full = (b"x",), (EVENT,) * MAX_QUEUED_EVENTS
+        hub.publish(FeedBatch(through_serial=0, ephemeral=full[1:], removed=some if lost == "in the queue" else ()))
+        hub.publish(FeedBatch(through_serial=0, ephemeral=full, removed=some if lost == "that did not fit" else ()))
+        if lost == "while it was behind":
+            hub.publish(FeedBatch(through_serial=0, removed=some))
+        if is_stored:
+            hub.publish(log.commit(600))
+        elif lost == "none":
+            assert await is_idle(feed)
+        if is_stored or lost != "none":
+            told = await anext(feed)
+            assert (len(told.stored), told.removed) == (500 if is_stored else 0, ())
+            assert told.may_lack_removals is (lost != "none")
+        if is_stored:
+            assert not (await anext(feed)).may_lack_removals
+        assert await is_idle(feed)
+        hub.publish(FeedBatch(through_serial=log.last, removed=some))
+        told = await anext(feed)
+        assert (told.removed, told.may_lack_removals) == (some, False)
+
+    play(body)

@@ -1,6 +1,7 @@
 """The store suite on a follower beside a writer, and what only a follower has to get right."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -19,9 +20,9 @@ from tests.factory import KEYS, NOW_S, expiring_event, fake_event
 from orly.nostr.event import EncodedEvent, decode_verified
 from orly.nostr.filter import Filter
 from orly.store.base import READ_ALL, Query, StoredEvent, StoreError, StoreMissingError, StoreUnavailableError
-from orly.store.lmdb import followed_tail, recent, removals
+from orly.store.lmdb import followed_tail, follower, recent, removals
 from orly.store.lmdb.environment import Environment, open_environment
-from orly.store.lmdb.follower import LmdbFollower
+from orly.store.lmdb.follower import UNREAD_S, LmdbFollower
 from orly.store.lmdb.meta import indexed_through, last_serial
 from orly.store.lmdb.recent import RecentEvents
 from orly.store.lmdb.removals import newest_removal, removed_between, write_removals
@@ -218,6 +219,7 @@ def test_known_alone_gets_on(tmp_path: Path) -> None:
     async def body(pair: Pair) -> None:
         await pair.writer.save(NOTES)
         follower = pair.far_behind()
+        pair.clock.tick_s = 0.01  # longer than a slice, and all of it is over before nobody counts as reading
         asked = [event.id for event in NOTES]
         before = 0
         for _ in NOTES:
@@ -228,6 +230,52 @@ def test_known_alone_gets_on(tmp_path: Path) -> None:
             before = found
         assert found == len(NOTES)
         await follower.close()
+
+    play(tmp_path, body)
+
+
+def test_unread_it_takes_nothing_in_until_it_is_read(tmp_path: Path) -> None:
+    async def body(pair: Pair) -> None:
+        async def save(events: list[EncodedEvent]) -> None:
+            results = await pair.writer.save(events)
+            pair.follower.told(StoredEvent(result.serial, event) for result, event in zip(results, events, strict=True))
+            pair.follower.refresh()
+
+        follower = pair.follower
+        await save(NOTES[:10])
+        pair.clock.monotonic += UNREAD_S - 0.001
+        await save(NOTES[10:20])
+        assert follower._tail.seen == 20
+        pair.clock.monotonic += 0.001
+        await save(NOTES[20:30])
+        assert follower._tail.seen == 20
+        assert follower.known([event.id for event in NOTES[:31]]) == [True] * 30 + [False]
+        await pair.writer.delete([NOTES[5].id, NOTES[25].id])
+        asked = [NOTES[n].id for n in (4, 5, 24, 25)]
+        assert follower.known(asked) == [True, False, True, False]
+        assert await follower.count(ALL) == 28
+        assert follower._tail.seen == 30
+        await save(NOTES[30:40])
+        assert follower._tail.seen == 40
+
+    play(tmp_path, body)
+
+
+def test_unread_it_forgets_which_of_many_it_knows_but_never_answers_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "MAX_RECENT_EVENTS", 5)
+
+    async def body(pair: Pair) -> None:
+        pair.clock.monotonic += UNREAD_S
+        results = await pair.writer.save(NOTES[:8])
+        pair.follower.told(StoredEvent(result.serial, event) for result, event in zip(results, NOTES, strict=False))
+        assert pair.follower.known([event.id for event in NOTES[:9]]) == [False] * 3 + [True] * 5 + [False]
+        await pair.writer.delete([NOTES[7].id])
+        (again,) = await pair.writer.save([NOTES[7]])
+        assert pair.follower.known([NOTES[7].id]) == [False]
+        pair.follower.told([StoredEvent(again.serial, NOTES[7])])
+        assert pair.follower.known([NOTES[7].id]) == [True]
 
     play(tmp_path, body)
 
@@ -246,7 +294,9 @@ def test_far_behind_an_export_is_refused_and_not_wrong(tmp_path: Path) -> None:
     play(tmp_path, body)
 
 
-def test_refreshing_during_a_catch_up_goes_on_to_the_newest(tmp_path: Path) -> None:
+def test_refreshing_during_a_catch_up_goes_on_to_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower, "UNREAD_S", math.inf)  # the clock runs fast
+
     async def body(pair: Pair) -> None:
         await pair.writer.save(NOTES[:500])
         follower = pair.far_behind()

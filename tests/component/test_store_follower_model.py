@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.component.follower_backend import for_reading, unclosed
 from tests.component.lmdb_backend import MAX_BYTES, assert_sound
-from tests.component.store_model import Model, make_pool
-from tests.component.store_world import DEADLINE_S, FakeClock, Sink
+from tests.component.store_model import Model, expires, make_pool
+from tests.component.store_world import DEADLINE_S, FakeClock, Sink, packed
 from tests.factory import KEYS
 
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter, matches
-from orly.store.base import Query, StoredEvent
+from orly.store.base import ItemRows, Query, StoredEvent
 from orly.store.lmdb import followed_tail, removals
 from orly.store.lmdb.environment import open_environment
 from orly.store.lmdb.follower import LmdbFollower
@@ -148,6 +148,11 @@ class Play:
             await sink.over()
             assert sink.events == [self.model.visible[serial].raw for serial in serials], wanted
             assert sink.through_serial == self.model.serial
+            rows = packed(self.model.visible[serial] for serial in serials)
+            assert await self.follower.items(Query(filters=(wanted,))) == ItemRows(rows, self.model.serial), wanted
+        due = sorted((expires(event), event.event.created_at, event.id) for event in self.model.visible.values())
+        rows = b"".join(at.to_bytes(8, "big") + since.to_bytes(8, "big") + id_ for at, since, id_ in due if at < 2**63)
+        assert await self.follower.expirations(0) == rows
         visible = list(self.model.visible.values())
         assert self.follower.known([event.id for event in visible]) == [True] * len(visible)
         by_id = Filter(ids=frozenset(event.event.id for event in visible))

@@ -570,6 +570,45 @@ def test_closing_finishes_what_was_accepted_and_leaves_nothing_behind(tmp_path: 
     asyncio.run(play())
 
 
+def test_after_a_break_a_feed_says_that_removals_may_be_missing() -> None:
+    async def play() -> None:
+        with running_db() as db:
+            async with connected(db.address) as store:
+                feed = Follower(store.feed(None))
+                await store.save(numbered(2))
+                await until(lambda: len(feed.serials) == 2, "the feed")
+                assert not any(batch.may_lack_removals for batch in feed.batches)
+                for n in (1, 2):
+                    db.kill()
+                    await until(lambda: store.trouble is not None, "the break")
+                    db.start_again()
+                    await until(lambda n=n: sum(b.may_lack_removals for b in feed.batches) == n, "the word")  # type: ignore[misc]
+                    last = feed.batches[-1]
+                    assert (last.through_serial, last.stored, last.removed) == (2, (), ())
+                await store.save(numbered(3))
+                await until(lambda: len(feed.serials) == 3, "the feed")
+                assert not feed.batches[-1].may_lack_removals
+                await feed.stop()
+
+    asyncio.run(play())
+
+
+def test_a_set_waits_for_where_its_feed_begins_within_the_bound() -> None:
+    async def play() -> None:
+        with running_db() as db:
+            async with connected(db.address, timeout_s=0.5) as store:
+                assert len((await store.items(EVERYTHING)).rows) == 0
+                db.kill()
+                feed = store.feed(None)
+                for call in (store.items(EVERYTHING), store.expirations(0), store.feeds_have_begun()):
+                    with pytest.raises(StoreError):
+                        await call
+                await feed.aclose()
+                await store.feeds_have_begun()
+
+    asyncio.run(play())
+
+
 def test_an_abandoned_feed_holds_no_save_back() -> None:
     async def play() -> None:
         with running_db() as db:

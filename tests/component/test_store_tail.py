@@ -80,7 +80,7 @@ async def answers(store: LmdbStore) -> list[bytes]:
     for wanted in others:
         assert await store.fetch(Query(filters=(wanted,))) == found, wanted
     assert await store.count(ALL) == len(found)
-    assert len(await store.items(ALL)) == len(found) * ITEM_BYTES
+    assert len((await store.items(ALL)).rows) == len(found) * ITEM_BYTES
     assert store.known([bytes.fromhex(raw[7:71].decode()) for raw in found]) == [True] * len(found)
     return found
 

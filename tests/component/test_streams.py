@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from tests.component.lmdb_backend import MAX_BYTES
 from tests.component.remote_backend import POLICY
 from tests.component.remote_world import DEADLINE_S, numbered, until
 from tests.component.store_proxy import StoreProxy
+from tests.component.store_world import packed
 from tests.factory import NOW_S, event_json, expiring_event, fake_event, make_event
 from tests.strategies import QUICK
 
@@ -27,7 +29,7 @@ from orly.intake.verify import Verifier
 from orly.pb.orlydb.v1 import service_pb2, service_pb2_grpc, streams_pb2
 from orly.rpc.channel import open_channel
 from orly.rpc.server import RpcServer
-from orly.store.base import ITEM_BYTES, FeedBatch, StoredEvent, StoreError
+from orly.store.base import FeedBatch, StoredEvent, StoreError
 from orly.store.lmdb.store import LmdbStore
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["DatabaseService"].full_name
@@ -356,7 +358,8 @@ def test_lists_come_in_pieces(tmp_path: Path) -> None:
             assert [part.count for part in found if part.query_id == 0] == [9_000]
             assert [raw for part in found for raw in part.events] == [event.raw for event in reversed(events)]
             items = b"".join(part.items for part in found)
-            assert len(items) == 9_000 * ITEM_BYTES
+            assert items == packed(events)
+            assert {part.through_serial for part in found if part.query_id == 2 and part.WhichOneof("end")} == {9_000}
             assert [serial for part in found for serial in part.serials] == list(range(9_000, 0, -1))
             for query_id in (1, 2, 3):
                 assert len([part for part in found if part.query_id == query_id]) > 1
@@ -610,6 +613,22 @@ def test_what_is_stored_again_is_not_joined_with_its_removal() -> None:
     assert not batches
     assert [[item.serial for item in batch.stored] for batch in found] == [[1], [2]]
     assert [batch.removed for batch in found] == [(event.id,), (event.id,)]
+
+
+@pytest.mark.parametrize("max_bytes", [1, 700, 1 << 20])
+@pytest.mark.parametrize("at", [None, 0, 1, 2])
+def test_that_removals_may_be_missing_reaches_the_caller(max_bytes: int, at: int | None) -> None:
+    batches = deque(
+        msgspec.structs.replace(feed_batch(1 + 3 * n, 3, 2, [bytes([n]) * 32]), may_lack_removals=n == at)
+        for n in range(3)
+    )
+    messages: list[streams_pb2.WatchBatch] = []
+    while batches:
+        messages += pieces(joined(batches, max_bytes), max_bytes)
+    assert any(message.may_lack_removals for message in messages) is (at is not None)
+    if at is not None:  # no later than the first that the batch could have lacked them before
+        first = next(message for message in messages if message.may_lack_removals)
+        assert not first.serials or first.serials[0] <= 1 + 3 * at
 
 
 def test_a_slow_reader_of_the_feed_is_held_back_and_loses_nothing(tmp_path: Path) -> None:

@@ -171,28 +171,20 @@ class ListQuery(AskedQuery):
     """Asks for a whole list or a number, and sends it in pieces.
 
     Args:
-        kind: COUNT, VERSIONS, ITEMS or SERIALS.
-        max_items: For ITEMS.
+        query: What is asked, as far as all kinds have it.
+        start: Its kind, any but EVENTS, and what only that kind has.
     """
 
-    __slots__ = ("_kind", "_max_items", "_pieces", "_query", "_task")
+    __slots__ = ("_after_s", "_kind", "_max_items", "_pieces", "_query", "_task", "_through_serial")
 
-    def __init__(
-        self,
-        query_id: int,
-        query: Query,
-        window_bytes: int,
-        writer: AnswerWriter,
-        asker: Asker,
-        *,
-        kind: "_Start.Kind",
-        max_items: int | None,
-    ) -> None:
-        super().__init__(query_id, window_bytes, writer, asker)
+    def __init__(self, query_id: int, query: Query, start: _Start, writer: AnswerWriter, asker: Asker) -> None:
+        super().__init__(query_id, start.window_bytes, writer, asker)
         self._query = query
-        self._kind = kind
-        self._max_items = max_items
+        self._kind = start.kind
+        self._max_items = start.max_items if start.HasField("max_items") else None
+        self._after_s = start.after_s
         self._pieces: Iterator[_Piece] = iter(())
+        self._through_serial = 0
         self._task: asyncio.Task[Iterator[_Piece] | int] | None = None
 
     def start(self, store: EventStore) -> None:
@@ -224,7 +216,11 @@ class ListQuery(AskedQuery):
         if self._kind == _Start.VERSIONS:
             return _event_pieces(await store.versions(self._query))
         if self._kind == _Start.ITEMS:
-            return _item_pieces(await store.items(self._query, max_items=self._max_items))
+            items = await store.items(self._query, max_items=self._max_items)
+            self._through_serial = items.through_serial
+            return _item_pieces(items.rows)
+        if self._kind == _Start.EXPIRATIONS:
+            return _item_pieces(await store.expirations(self._after_s))
         return _serial_pieces(await store.serials(self._query))
 
     def go_on(self) -> None:
@@ -234,7 +230,7 @@ class ListQuery(AskedQuery):
             fill(self._next_part(size))
             if not self._may_go_on():
                 return
-        self.done(0)
+        self.done(self._through_serial)
 
     def _release(self) -> None:
         self._pieces = iter(())

@@ -196,10 +196,7 @@ class _Stream:
         if start.kind == streams_pb2.QueryStart.EVENTS:
             asked = EventsQuery(query_id, query, start.window_bytes, self.writer, self)
         else:
-            max_items = start.max_items if start.HasField("max_items") else None
-            asked = ListQuery(
-                query_id, query, start.window_bytes, self.writer, self, kind=start.kind, max_items=max_items
-            )
+            asked = ListQuery(query_id, query, start, self.writer, self)
         self._open[query_id] = asked
         self._active.add(asked)
         asked.start(self._store)

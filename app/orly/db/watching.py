@@ -154,6 +154,7 @@ def joined(batches: deque[FeedBatch], max_bytes: int) -> FeedBatch:
     size = _size(first)
     through = first.through_serial
     stored, ephemeral, removed = list(first.stored), list(first.ephemeral), list(first.removed)
+    may_lack_removals = first.may_lack_removals
     while batches:
         batch = batches[0]
         size += _size(batch)
@@ -164,7 +165,14 @@ def joined(batches: deque[FeedBatch], max_bytes: int) -> FeedBatch:
         stored += batch.stored
         ephemeral += batch.ephemeral
         removed += batch.removed
-    return FeedBatch(through_serial=through, stored=tuple(stored), ephemeral=tuple(ephemeral), removed=tuple(removed))
+        may_lack_removals = may_lack_removals or batch.may_lack_removals
+    return FeedBatch(
+        through_serial=through,
+        stored=tuple(stored),
+        ephemeral=tuple(ephemeral),
+        removed=tuple(removed),
+        may_lack_removals=may_lack_removals,
+    )
 
 
 def pieces(batch: FeedBatch, max_bytes: int) -> Iterator[streams_pb2.WatchBatch]:
@@ -172,6 +180,12 @@ def pieces(batch: FeedBatch, max_bytes: int) -> Iterator[streams_pb2.WatchBatch]
 
     All but the last say only what is told so far.
     """
+    for message in _pieces(batch, max_bytes):
+        message.may_lack_removals = batch.may_lack_removals
+        yield message
+
+
+def _pieces(batch: FeedBatch, max_bytes: int) -> Iterator[streams_pb2.WatchBatch]:
     if _size(batch) <= max_bytes:
         yield streams_pb2.WatchBatch(
             through_serial=batch.through_serial,

@@ -17,11 +17,13 @@ from orly.nostr.filter import Filter
 from orly.nostr.kinds import PRIVATE_KINDS
 
 __all__ = [
+    "EXPIRATION_BYTES",
     "ITEM_BYTES",
     "READ_ALL",
     "CountTooLargeError",
     "EventStore",
     "FeedBatch",
+    "ItemRows",
     "Query",
     "QueryHandle",
     "QuerySink",
@@ -39,6 +41,9 @@ __all__ = [
 
 ITEM_BYTES: Final = 40
 """One negentropy item: created_at (8 bytes, big-endian), then the id (32 bytes)."""
+
+EXPIRATION_BYTES: Final = 48
+"""One event that expires: the second (8 bytes, big-endian), then its item of `ITEM_BYTES`."""
 
 
 class StoreError(Exception):
@@ -111,13 +116,29 @@ class FeedBatch(msgspec.Struct, frozen=True):
         through_serial: Everything stored up to here has been told.
         stored: New events, by serial.
         ephemeral: Events that are delivered but not stored.
-        removed: Ids (32 bytes) that are no longer in the visible set: deleted, replaced, expired.
+        removed: Ids (32 bytes) that are no longer in the visible set: deleted, replaced, purged after they expired.
+            Some may stand in `stored` as well: they are gone all the same.
+        may_lack_removals: Since the batch before, removals may have gone untold: the consumer was too slow, or the
+            connection to the store broke. Whoever keeps a set reads it again.
     """
 
     through_serial: int
     stored: tuple[StoredEvent, ...] = ()
     ephemeral: tuple[EncodedEvent, ...] = ()
     removed: tuple[bytes, ...] = ()
+    may_lack_removals: bool = False
+
+
+class ItemRows(msgspec.Struct, frozen=True, gc=False):
+    """The visible set of a query at one moment, for negentropy.
+
+    Attributes:
+        rows: `ITEM_BYTES` for each event, ascending by (created_at, id), none twice.
+        through_serial: It covers every event up to this serial and none above.
+    """
+
+    rows: bytes
+    through_serial: int
 
 
 class ReadScope(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,11 +250,21 @@ class EventStore(ABC):
         """DELETED or VANISHED if this event would be refused for that reason, else None."""
 
     @abstractmethod
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
-        """The visible set as packed `ITEM_BYTES` rows, ascending by (created_at, id), for negentropy.
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
+        """What a query without its order would find, as packed rows for negentropy; the filters' limits apply.
+
+        A feed that was opened before tells all that changes in it.
 
         Raises:
             CountTooLargeError: There are more than `max_items`.
+        """
+
+    @abstractmethod
+    async def expirations(self, after_s: int) -> bytes:
+        """Every visible event that expires after a second, as packed `EXPIRATION_BYTES` rows in ascending order.
+
+        For who keeps a set in memory and must know when its members stop existing (NIP-40): the feed tells of that
+        only when they are purged.
         """
 
     @abstractmethod
@@ -246,6 +277,12 @@ class EventStore(ABC):
 
         The position is taken when this is called, not at the first step. Ephemeral events and removals are told
         only while they happen. A slow consumer loses no stored event: it is served from the store again.
+        """
+
+    async def feeds_have_begun(self) -> None:  # noqa: B027
+        """Wait until every feed that was opened has its position: removals after that are told.
+
+        Where feeds begin at once, there is nothing to wait for.
         """
 
     @abstractmethod

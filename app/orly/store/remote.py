@@ -9,12 +9,14 @@ from typing import Any, Final
 import grpc
 
 from orly.intake.verdict import verdict_of
-from orly.nostr.event import EncodedEvent
+from orly.nostr.event import MAX_CREATED_AT, EncodedEvent
+from orly.nostr.filter import Filter
 from orly.pb.orlydb.v1 import service_pb2, streams_pb2, types_pb2
 from orly.rpc.events import to_pb
 from orly.store.base import (
     EventStore,
     FeedBatch,
+    ItemRows,
     Query,
     QueryHandle,
     QuerySink,
@@ -41,6 +43,7 @@ _FAREWELL_S: Final = 2.0
 """How long `close` waits for the feeds to tell what was saved here."""
 
 
+_ALL: Final = Query(filters=(Filter(),))
 _Kind = streams_pb2.QueryStart
 
 
@@ -90,7 +93,7 @@ class RemoteStore(EventStore):
         return await self._saving.save(events)
 
     async def delete(self, ids: Sequence[bytes]) -> int:
-        await self._pass_gate()
+        await self.feeds_have_begun()
         n_deleted = 0
         for event_id in ids:
             request = service_pb2.DeleteEventRequest(event_id=event_id)
@@ -98,7 +101,7 @@ class RemoteStore(EventStore):
             n_deleted += answer.deleted
         return n_deleted
 
-    async def _pass_gate(self) -> None:
+    async def feeds_have_begun(self) -> None:
         try:
             async with asyncio.timeout(self._connection.timeout_s):
                 await self._gate.passed()
@@ -125,8 +128,15 @@ class RemoteStore(EventStore):
     async def versions(self, query: Query) -> list[bytes]:
         return (await self._queries.gather(query, _Kind.VERSIONS)).events
 
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
-        return bytes((await self._queries.gather(query, _Kind.ITEMS, max_items=max_items)).items)
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
+        await self.feeds_have_begun()
+        answer = await self._queries.gather(query, _Kind.ITEMS, max_items=max_items)
+        return ItemRows(bytes(answer.items), answer.through_serial)
+
+    async def expirations(self, after_s: int) -> bytes:
+        await self.feeds_have_begun()
+        after_s = min(max(after_s, 0), MAX_CREATED_AT)
+        return bytes((await self._queries.gather(_ALL, _Kind.EXPIRATIONS, after_s=after_s)).items)
 
     async def serials(self, query: Query) -> list[int]:
         return (await self._queries.gather(query, _Kind.SERIALS)).serials

@@ -65,6 +65,7 @@ class RemoteFeed(AsyncIterator[FeedBatch]):
         self.through_serial: int | None = after_serial
         """Everything up to here has come in; None until the service has said where the feed begins."""
         self.is_connected = False
+        self._has_begun = False
         self._told_serial = 0
         self._unread: deque[tuple[FeedBatch, int]] = deque()
         self._unread_bytes = 0
@@ -138,6 +139,9 @@ class RemoteFeed(AsyncIterator[FeedBatch]):
         self.through_serial = message.through_serial
         self.is_connected = True
         self._gate.open_for(self)
+        if self._has_begun:  # on an earlier call
+            self._queue(FeedBatch(through_serial=message.through_serial, may_lack_removals=True), _OVERHEAD_BYTES)
+        self._has_begun = True
 
     def _take(self, message: streams_pb2.WatchBatch) -> None:
         through_serial = self.through_serial or 0
@@ -149,6 +153,7 @@ class RemoteFeed(AsyncIterator[FeedBatch]):
                 stored=tuple(self._stored(message, through_serial)),
                 ephemeral=tuple(self._decode(0, raw) for raw in message.ephemeral),
                 removed=tuple(_ids(message.removed)),
+                may_lack_removals=message.may_lack_removals,
             )
         except EventError as error:
             self._error = StoreError(f"the store told of something that is no event: {error}")
@@ -156,7 +161,9 @@ class RemoteFeed(AsyncIterator[FeedBatch]):
             raise EndedError(str(self._error)) from None
         self.through_serial = self._told_serial = batch.through_serial
         self._told(batch)
-        n_bytes = _OVERHEAD_BYTES + message.ByteSize()
+        self._queue(batch, _OVERHEAD_BYTES + message.ByteSize())
+
+    def _queue(self, batch: FeedBatch, n_bytes: int) -> None:
         self._unread.append((batch, n_bytes))
         self._unread_bytes += n_bytes
         self._arrived.set()

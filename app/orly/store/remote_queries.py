@@ -53,14 +53,27 @@ class RemoteQueries:
         return pushed
 
     async def gather(
-        self, query: Query, kind: "streams_pb2.QueryStart.Kind", *, max_items: int | None = None
+        self,
+        query: Query,
+        kind: "streams_pb2.QueryStart.Kind",
+        *,
+        max_items: int | None = None,
+        after_s: int | None = None,
     ) -> Gathered:
         """The whole answer to another kind of query.
+
+        Args:
+            query: What is asked.
+            kind: Not EVENTS.
+            max_items: For ITEMS.
+            after_s: For EXPIRATIONS.
 
         Raises:
             StoreError: The store failed, or did not answer.
         """
-        asked = GatheredAnswer(self._next_id(), query, self._loop.time(), self, kind=kind, max_items=max_items)
+        asked = GatheredAnswer(
+            self._next_id(), query, self._loop.time(), self, kind=kind, max_items=max_items, after_s=after_s
+        )
         self._add(asked)
         try:
             return await asked.answer

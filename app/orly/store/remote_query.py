@@ -224,10 +224,11 @@ class PushedAnswer(RemoteQuery):
 class Gathered:
     """An answer that is wanted whole; one of its parts is filled."""
 
-    __slots__ = ("count", "events", "items", "serials")
+    __slots__ = ("count", "events", "items", "serials", "through_serial")
 
     def __init__(self) -> None:
         self.count = 0
+        self.through_serial = 0
         self.events: list[bytes] = []
         self.items = bytearray()
         self.serials: list[int] = []
@@ -240,7 +241,7 @@ class GatheredAnswer(RemoteQuery):
         answer: Gets the answer, or the error.
     """
 
-    __slots__ = ("_gathered", "_kind", "_max_items", "answer")
+    __slots__ = ("_after_s", "_gathered", "_kind", "_max_items", "answer")
 
     def __init__(
         self,
@@ -251,10 +252,12 @@ class GatheredAnswer(RemoteQuery):
         *,
         kind: "streams_pb2.QueryStart.Kind",
         max_items: int | None,
+        after_s: int | None,
     ) -> None:
         super().__init__(query_id, query, since_s, stream)
         self._kind = kind
         self._max_items = max_items
+        self._after_s = after_s
         self._gathered = Gathered()
         self.answer: asyncio.Future[Gathered] = asyncio.get_running_loop().create_future()
 
@@ -263,6 +266,8 @@ class GatheredAnswer(RemoteQuery):
         start.kind = self._kind
         if self._max_items is not None:
             start.max_items = self._max_items
+        if self._after_s is not None:
+            start.after_s = self._after_s
 
     def part(self, part: streams_pb2.AnswerPart) -> None:
         gathered = self._gathered
@@ -278,6 +283,7 @@ class GatheredAnswer(RemoteQuery):
         else:
             self.is_complete = True
             gathered.count = part.count
+            gathered.through_serial = part.through_serial
             self._stream.over(self)
             if not self.answer.done():
                 self.answer.set_result(gathered)

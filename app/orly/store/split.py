@@ -12,6 +12,7 @@ from orly.nostr.event import EncodedEvent
 from orly.store.base import (
     EventStore,
     FeedBatch,
+    ItemRows,
     Query,
     QueryHandle,
     QuerySink,
@@ -115,8 +116,13 @@ class SplitStore(EventStore):
     async def deleted(self, event: EncodedEvent) -> SaveStatus | None:
         return await self._follower.deleted(event)
 
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
+        await self._service.feeds_have_begun()
         return await self._follower.items(query, max_items=max_items)
+
+    async def expirations(self, after_s: int) -> bytes:
+        await self._service.feeds_have_begun()
+        return await self._follower.expirations(after_s)
 
     async def serials(self, query: Query) -> list[int]:
         return await self._follower.serials(query)

@@ -64,14 +64,17 @@ class Feed(AsyncIterator[FeedBatch]):
         self._queue: deque[FeedBatch] = deque()
         self._queued_events = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._lacks_removals = False
         self._ended = False
 
     def offer(self, batch: FeedBatch) -> None:
         """Queue a batch; when the queue is full, forget it all and read the tables later."""
         if self._behind:
+            self._lacks_removals = self._lacks_removals or bool(batch.removed)
             return
         size = len(batch.stored) + len(batch.ephemeral) + len(batch.removed)
         if self._queued_events + size > MAX_QUEUED_EVENTS and self._queue:
+            self._lacks_removals = any(lost.removed for lost in (*self._queue, batch))
             self._queue.clear()
             self._queued_events = 0
             self._behind = True
@@ -94,7 +97,9 @@ class Feed(AsyncIterator[FeedBatch]):
             if self._behind:
                 batch = self._catch_up()
                 if batch is not None:
-                    return batch
+                    return self._marked(batch)
+            if self._lacks_removals:  # with nothing stored since: there is no batch to say so
+                return self._marked(FeedBatch(through_serial=self._seen))
             if self._queue:
                 batch = self._queue.popleft()
                 self._queued_events -= len(batch.stored) + len(batch.ephemeral) + len(batch.removed)
@@ -106,6 +111,13 @@ class Feed(AsyncIterator[FeedBatch]):
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+
+    def _marked(self, batch: FeedBatch) -> FeedBatch:
+        """The batch; the first after removals were lost says so."""
+        if not self._lacks_removals:
+            return batch
+        self._lacks_removals = False
+        return structs.replace(batch, may_lack_removals=True)
 
     def _unseen(self, batch: FeedBatch) -> FeedBatch:
         """The batch without what was read from the tables before it was published."""

@@ -63,6 +63,18 @@ class FollowedGeneration(Generation):
                 return serial
         return None
 
+    def items_at(self, through: bytes, removals: int) -> list[tuple[bytes, bytes]]:
+        found = super().items_at(through, removals)
+        found += [(event_id, position) for event_id, earlier in self._earlier.items() for position in earlier]
+        gone = self.gone
+        if not gone:
+            return found
+        return [
+            (event_id, position)
+            for event_id, position in found
+            if position[_SERIAL] <= through and ((number := gone.get(position[_SERIAL])) is None or number > removals)
+        ]
+
     def newest(self) -> int:
         """The latest created_at in here; -1 if there is none."""
         times = self.tables["times"].get(b"")

@@ -1,5 +1,6 @@
 """Choosing the index for a filter, and what of the filter is still to be checked on what it yields."""
 
+from collections.abc import Container
 from itertools import chain, islice
 from typing import Final
 
@@ -9,11 +10,15 @@ from orly.nostr.filter import Filter
 from orly.store.lmdb import keys
 from orly.store.lmdb.scan import Scan
 
-__all__ = ["MAX_PREFIXES", "Plan", "choose_plan"]
+__all__ = ["MAX_PREFIXES", "Plan", "choose_plan", "is_common"]
 
 MAX_PREFIXES: Final = 4096
 """More authors x kinds than this are not scanned one by one if another index will do."""
 
+_COMMON: Final = 4
+"""One in so many events is common: passing over the others costs less than looking each one up."""
+
+_SAMPLE_EVENTS: Final = 128
 _SAMPLE_ROWS: Final = 32
 _SAMPLE_PREFIXES: Final = 4
 
@@ -32,6 +37,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     prefixes: list[bytes]
     kinds_done: bool
     fetch: bool
+
+
+_ALL: Final = Plan(index="times", prefixes=[b""], kinds_done=True, fetch=False)
 
 
 def _tag_plan(wanted: Filter, letter: str) -> Plan:
@@ -68,10 +76,17 @@ def choose_plan(scan: Scan, wanted: Filter, now_s: int) -> Plan:
     if wanted.kinds is not None and (wanted.authors is None or len(wanted.authors) > MAX_PREFIXES):
         candidates.append(_kind_plan(wanted))
     if not candidates:
-        return Plan(index="times", prefixes=[b""], kinds_done=True, fetch=False)
+        return _ALL
     if len(candidates) == 1:
         return candidates[0]
     return min(candidates, key=lambda plan: _rows_per_second(scan, plan, wanted, now_s))
+
+
+def is_common(scan: Scan, kinds: Container[bytes], since: int, until: int) -> bool:
+    """Whether many events of a time have one of some kinds (2 bytes each), as far as the newest of them tell."""
+    chunks = scan.chunks("times", b"", since, until, _SAMPLE_EVENTS)
+    rows = list(islice(chain.from_iterable(chunks), _SAMPLE_EVENTS))
+    return sum(row[keys.KIND_SLICE] in kinds for row in rows) * _COMMON >= len(rows)
 
 
 def _rows_per_second(scan: Scan, plan: Plan, wanted: Filter, now_s: int) -> float:

@@ -79,17 +79,20 @@ class View:
 
     Attributes:
         txn: The transaction; whoever has the view ends it.
+        tables: What it reads.
         scan: Its indexes.
+        now_s: When it was made, for expiry.
+        expired: The serials (8 bytes) of what had expired by then and is not purged yet.
     """
 
-    __slots__ = ("_expired", "_now_s", "_tables", "scan", "txn")
+    __slots__ = ("expired", "now_s", "scan", "tables", "txn")
 
     def __init__(self, txn: Any, tables: Environment, scan: Scan, *, now_s: int, expired: set[bytes]) -> None:
         self.txn = txn
         self.scan = scan
-        self._tables = tables
-        self._now_s = now_s
-        self._expired = expired
+        self.tables = tables
+        self.now_s = now_s
+        self.expired = expired
 
     @property
     def through_serial(self) -> int:
@@ -98,7 +101,7 @@ class View:
 
     def reader(self, scope: ReadScope) -> "Reader":
         """For someone who reads."""
-        return Reader(self.txn, self._tables, self.scan, scope=scope, now_s=self._now_s, expired=self._expired)
+        return Reader(self.txn, self.tables, self.scan, scope=scope, now_s=self.now_s, expired=self.expired)
 
 
 class Reader:
@@ -175,9 +178,10 @@ class Reader:
         private = self._private
         if not self._scope.readers:
             return [row for row in chunk if row[_KIND] not in private]
-        return [row for row in chunk if row[_KIND] not in private or self._may_read(row)]
+        return [row for row in chunk if row[_KIND] not in private or self.may_read(row)]
 
-    def _may_read(self, row: bytes) -> bool:
+    def may_read(self, row: bytes) -> bool:
+        """Whether the event at a position, of a private kind, may be read."""
         event = self._event(row[_SERIAL])
         return event is not None and self._scope.may_read(event)
 

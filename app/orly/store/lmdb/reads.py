@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 
-from orly.nostr.event import ID_IN_JSON, EncodedEvent, decode_verified
+from orly.nostr.event import EncodedEvent, decode_verified
 from orly.nostr.filter import Filter
 from orly.store.base import (
-    CountTooLargeError,
+    ItemRows,
     Query,
     QueryHandle,
     QuerySink,
@@ -23,6 +23,7 @@ from orly.store.base import (
 )
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment, translate_error
+from orly.store.lmdb.expiring import expiring
 from orly.store.lmdb.meta import last_serial
 from orly.store.lmdb.reader import ExpiredSerials, Reader, View
 from orly.store.lmdb.running_query import READ_ERRORS, RunningQuery, filter_limit
@@ -35,7 +36,11 @@ __all__ = ["LmdbReads"]
 EXPORT_EVENTS: Final = 64
 """Events of an export in memory at once, each as large as the limits allow."""
 
+MAX_ITEMS_JOINED: Final = 100_000
+"""Rows of items that the loop puts together itself; more take milliseconds, and the interpreter lock is not held."""
+
 _U64: Final = Struct(">Q")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -154,15 +159,15 @@ class LmdbReads(ABC):
         self._queries.add(running)
         return running
 
-    def _positions(self, view: View, query: Query) -> AsyncChunks:
+    def _positions(self, view: View, query: Query) -> AsyncChunks[list[bytes]]:
         reader = view.reader(query.scope)
         chunks = (
             chunk for wanted in query.filters for chunk in reader.chunks(wanted, filter_limit(wanted.limit, query))
         )
-        return self._unhurried(chunks, query)
+        return self._in_slices(chunks, query.timeout_s)
 
-    def _unhurried(self, chunks: Iterator[list[bytes]], query: Query) -> AsyncChunks:
-        return AsyncChunks(chunks, self._monotonic_s, query.timeout_s)
+    def _in_slices(self, chunks: Iterator[T], timeout_s: float | None = None) -> AsyncChunks[T]:
+        return AsyncChunks(chunks, self._monotonic_s, timeout_s)
 
     async def count(self, query: Query) -> int:
         """See `EventStore.count`."""
@@ -186,29 +191,38 @@ class LmdbReads(ABC):
                 rows = sorted(set(rows), reverse=True)
             return [_U64.unpack(row[keys.SERIAL_SLICE])[0] for row in rows]
 
-    async def items(self, query: Query, *, max_items: int | None = None) -> bytes:
+    async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
         """See `EventStore.items`."""
+        from orly.store.lmdb.item_blocks import ItemGatherer  # numpy takes 12 MB: it is for those who use it
+        from orly.store.lmdb.item_search import ItemSearch
+
         async with self._viewing() as view:
-            rows: set[bytes] = set()
-            get, events = view.txn.get, self._tables.events
-            async for chunk in self._positions(view, query):
-                for row in chunk:
-                    raw = get(row[keys.SERIAL_SLICE], None, events)
-                    if raw is not None:
-                        rows.add(row[:8] + bytes.fromhex(raw[ID_IN_JSON].decode()))
-                if max_items is not None and len(rows) > max_items:
-                    raise CountTooLargeError(f"more than {max_items} events match")
-            return b"".join(sorted(rows))
+            found = ItemGatherer()
+            async for block in self._in_slices(ItemSearch(view, query, max_items).blocks(), query.timeout_s):
+                found.add(block)
+            through_serial = view.through_serial
+        if found.count > MAX_ITEMS_JOINED:
+            return ItemRows(await self._loop.run_in_executor(None, found.rows), through_serial)
+        return ItemRows(found.rows(), through_serial)
+
+    async def expirations(self, after_s: int) -> bytes:
+        """See `EventStore.expirations`."""
+        async with self._viewing() as view:
+            rows = [row async for chunk in self._in_slices(expiring(view, after_s)) for row in chunk]
+            return b"".join(rows)
 
     async def versions(self, query: Query) -> list[bytes]:
         """See `EventStore.versions`."""
         async with self._viewing() as view:
             reader = view.reader(query.scope)
+            timeout_s = query.timeout_s
             found: set[bytes] = set()
             for wanted in query.filters:
                 limit = filter_limit(wanted.limit, query)
-                rows = [row async for chunk in self._unhurried(reader.chunks(wanted, limit), query) for row in chunk]
-                async for chunk in self._unhurried(reader.kept_versions(wanted), query):
+                rows = [
+                    row async for chunk in self._in_slices(reader.chunks(wanted, limit), timeout_s) for row in chunk
+                ]
+                async for chunk in self._in_slices(reader.kept_versions(wanted), timeout_s):
                     rows.extend(chunk)
                 found.update(sorted(rows, reverse=True)[:limit])
             get, events = view.txn.get, self._tables.events

@@ -20,10 +20,11 @@ MAX_EXPECTED_EVENT_BYTES: Final = 4 * 1024
 class RecentEvents:
     """Events by serial; beyond the bounds, those that were added first are forgotten."""
 
-    __slots__ = ("_bytes", "_events", "_expected")
+    __slots__ = ("_bytes", "_events", "_expected", "_serials")
 
     def __init__(self) -> None:
         self._events: OrderedDict[int, EncodedEvent] = OrderedDict()
+        self._serials: dict[bytes, int] = {}
         self._bytes = 0
         self._expected = ExpectedEvents(MAX_RECENT_EVENTS, MAX_EXPECTED_EVENT_BYTES)
 
@@ -39,12 +40,19 @@ class RecentEvents:
         """The event with a serial."""
         return self._events.get(serial)
 
+    def serial_of(self, event_id: bytes) -> int | None:
+        """The serial of an event in here; it may have been removed since."""
+        return self._serials.get(event_id)
+
     def add(self, serial: int, event: EncodedEvent) -> None:
         """Keep an event for a while."""
         if serial in self._events:
             return
         self._events[serial] = event
+        self._serials[event.id] = serial
         self._bytes += len(event.raw)
         while len(self._events) > MAX_RECENT_EVENTS or self._bytes > MAX_RECENT_BYTES:
-            _, oldest = self._events.popitem(last=False)
+            oldest_serial, oldest = self._events.popitem(last=False)
             self._bytes -= len(oldest.raw)
+            if self._serials[oldest.id] == oldest_serial:  # else it was stored again
+                del self._serials[oldest.id]

@@ -48,6 +48,10 @@ class Scan:
         found: bytes | None = self._txn.get(event_id, None, self._tables.ids)
         return found
 
+    def waiting(self) -> list[list[tuple[bytes, bytes]]]:
+        """The (id, position) of all that waits in memory, by generation; some of it may be in the tables as well."""
+        return [generation.items_at(self.through, self._removals) for generation in self._generations]
+
     def chunks(self, index: str, prefix: bytes, since: int, until: int, first_chunk: int) -> Iterator[list[bytes]]:
         """The positions under a prefix of an index from `until` back to `since`, in chunks that grow.
 

@@ -104,6 +104,13 @@ class Generation:
             return None
         return position[_SERIAL]
 
+    def items_at(self, through: bytes, removals: int) -> list[tuple[bytes, bytes]]:
+        """The (id, position) of every event in here that counts; see `serial_of`."""
+        found = self.positions.copy()  # at one stroke: the writer, for whose long work nobody waits, may change it
+        if self.last_serial <= int.from_bytes(through, "big"):
+            return list(found.items())
+        return [item for item in found.items() if item[1][_SERIAL] <= through]
+
     def rows(self, table: str) -> list[tuple[bytes, bytes]]:
         """Everything that goes into one table (an index, or `ids`), sorted."""
         match table:

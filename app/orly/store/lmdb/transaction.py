@@ -41,7 +41,7 @@ class Transaction:
     Attributes:
         stored: New events in serial order, to be told on the feed.
         ephemeral: Events to be told only.
-        removed: Ids that left the visible set.
+        removed: Ids that left the visible set, and did not come back.
         first_expiry_s: The earliest second at which one of `stored` expires; None if none does.
         tables: What is changed.
         txn: LMDB's write transaction.
@@ -54,7 +54,7 @@ class Transaction:
     ) -> None:
         self.stored: list[StoredEvent] = []
         self.ephemeral: list[EncodedEvent] = []
-        self.removed: list[bytes] = []
+        self.removed: dict[bytes, None] = {}
         self.first_expiry_s: int | None = None
         self.tables = tables
         self.txn = txn
@@ -160,6 +160,7 @@ class Transaction:
         if expires_at is not None:
             self.txn.put(keys.expiration_key(expires_at, self._serial), b"", db=self.tables.expirations)
         self.stored.append(StoredEvent(self._serial, event))
+        self.removed.pop(event.id, None)
         if expires_at is not None and (self.first_expiry_s is None or expires_at < self.first_expiry_s):
             self.first_expiry_s = expires_at
         if fields.kind == DELETION:
@@ -254,7 +255,7 @@ class Transaction:
                 current = self.txn.get(address, db=tables.addresses)
                 if current is not None and current[40:48] == serial:
                     delete(address, db=tables.addresses)
-        self.removed.append(event.id)
+        self.removed[event.id] = None
         return True
 
     def _remove_rows(self, event: EncodedEvent, rows: keys.IndexRows) -> None:

@@ -1,0 +1,1 @@
+"""Sync with other relays: a client of them, and what it keeps equal on both sides."""

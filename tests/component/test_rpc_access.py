@@ -391,6 +391,27 @@ def test_every_kind_of_call_is_counted(kind: str) -> None:
     run_async(main())
 
 
+def test_what_is_not_counted_is_never_too_much_but_wants_the_token() -> None:
+    async def main() -> None:
+        guard = Guard(token=TOKEN, max_calls_per_second=1, uncounted={f"{PROBE}/One"}, monotonic_s=Clock())
+        server = RpcServer("127.0.0.1:0", credentials=None, interceptors=[guard])
+        server.add(add_probe, Probe(), PROBE)
+        await server.start()
+        try:
+            async with open_channel(server.address, credentials=None, token=TOKEN) as channel:
+                assert await outcomes(channel, 10) == ["OK"] * 10
+                assert await outcomes(channel, 3, "/no.such.Service/Call") == ["UNIMPLEMENTED"] * 2 + [
+                    "RESOURCE_EXHAUSTED"
+                ]
+                assert await outcomes(channel, 10) == ["OK"] * 10
+            async with open_channel(server.address, credentials=None, token="x" * 16) as channel:
+                assert await outcomes(channel, 1) == ["RESOURCE_EXHAUSTED"]
+        finally:
+            await server.stop(0)
+
+    run_async(main())
+
+
 def test_zero_is_no_limit() -> None:
     async def main() -> None:
         settings = Settings(grpc_max_calls_per_second=0)

@@ -107,6 +107,7 @@ class Guard(grpc.aio.ServerInterceptor):
         max_calls_per_second: See `PeerLimits`.
         audited: Calls that leave one INFO line, as `package.Service/Method`; the refused ones too, but of a row that
             was refused for its rate only the first.
+        uncounted: Calls that no peer makes too many of: those that a relay passes on for its clients, whom it limits.
         monotonic_s: A steady clock.
     """
 
@@ -116,11 +117,13 @@ class Guard(grpc.aio.ServerInterceptor):
         token: str | None,
         max_calls_per_second: int,
         audited: Collection[str] = ADMINISTRATIVE,
+        uncounted: Collection[str] = (),
         monotonic_s: Callable[[], float] = clock.monotonic_s,
     ) -> None:
         self._token = None if token is None else token.encode()
         self._max_calls_per_second = max_calls_per_second
         self._audited = frozenset(audited)
+        self._uncounted = frozenset(uncounted)
         self._monotonic_s = monotonic_s
         self._calls = PeerLimits(max_calls_per_second)
         self._health_checks = PeerLimits(max_calls_per_second)
@@ -139,7 +142,7 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return self._refusing(rpc, grpc.StatusCode.UNIMPLEMENTED, f"there is no {rpc} here")
-        if not self._max_calls_per_second and rpc not in self._audited:
+        if rpc in self._uncounted or (not self._max_calls_per_second and rpc not in self._audited):
             return handler
         return self._guarded(rpc, handler)
 

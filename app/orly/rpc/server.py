@@ -146,7 +146,12 @@ class RpcServer:
 
 
 def server_from_settings(
-    settings: Settings, listen: str, *, audited: Collection[str] = ADMINISTRATIVE, max_concurrent: int | None = None
+    settings: Settings,
+    listen: str,
+    *,
+    audited: Collection[str] = ADMINISTRATIVE,
+    uncounted: Collection[str] = (),
+    max_concurrent: int | None = None,
 ) -> RpcServer:
     """A server with the TLS, the token and the limits of the settings.
 
@@ -154,6 +159,7 @@ def server_from_settings(
         settings: Those of this process.
         listen: See `RpcServer`.
         audited: The calls that leave a line in the log, as `package.Service/Method`.
+        uncounted: Those that no rate limits; see `Guard`.
         max_concurrent: See `RpcServer`.
 
     Raises:
@@ -163,6 +169,7 @@ def server_from_settings(
         token=None if settings.grpc_token is None else settings.grpc_token.get_secret_value(),
         max_calls_per_second=settings.grpc_max_calls_per_second,
         audited=audited,
+        uncounted=uncounted,
     )
     return RpcServer(
         listen, credentials=server_credentials(settings), interceptors=(guard,), max_concurrent=max_concurrent

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from orly.settings import Settings
 
-__all__ = ["DB", "RELAY", "SERVICES", "Service", "enabled", "process_count", "start_s", "stop_budget_s", "stop_grace_s"]
+__all__ = [
+    "DB",
+    "RELAY",
+    "SERVICES",
+    "SYNC_NEGENTROPY",
+    "Service",
+    "enabled",
+    "process_count",
+    "start_s",
+    "stop_budget_s",
+    "stop_grace_s",
+]
 
 MOST_DEFAULT_PROCESSES: Final = 4
 """One for each core, but no more: beyond it the store's single writer is the limit."""
@@ -81,6 +92,21 @@ DB: Final = Service(
     for_callers=(("ORLY_DB_TYPE", "grpc"), ("ORLY_GRPC_SERVER", "{address}")),
 )
 
+SYNC_NEGENTROPY: Final = Service(
+    name="orly-sync-negentropy",
+    port=50064,
+    priority=30,
+    needs=("orly-db",),
+    ready_budget_s=30,
+    stop_budget_s=10,
+    switched_on_by="ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED",
+    listen_attr="sync_negentropy_listen",
+    binary_attr="launcher_sync_negentropy_binary",
+    ready_timeout_attr="launcher_sync_ready_timeout_s",
+    stop_timeout_attr="launcher_stop_timeout_s",
+    for_callers=(("ORLY_SYNC_TYPE", "grpc"), ("ORLY_GRPC_SYNC_NEGENTROPY", "{address}")),
+)
+
 RELAY: Final = Service(
     name="orly",
     port=3334,
@@ -97,7 +123,7 @@ RELAY: Final = Service(
     stop_margin_s=2,
 )
 
-SERVICES: Final = (DB, RELAY)
+SERVICES: Final = (DB, SYNC_NEGENTROPY, RELAY)
 
 
 def enabled(settings: "Settings") -> tuple[Service, ...]:

@@ -18,6 +18,7 @@ from orly.settings_rules import conflicts, lower_defaults
 from orly.settings_service_types import Store
 from orly.settings_services import ServiceSettings
 from orly.settings_sources import gather
+from orly.settings_sync import SyncSettings
 from orly.settings_types import (
     Count,
     DirectoryPath,
@@ -54,7 +55,7 @@ _limits = group("Limits")
 _logs = group("Logs")
 
 
-class Settings(ServiceSettings, BaseSettings):
+class Settings(ServiceSettings, SyncSettings, BaseSettings):
     """The settings of a relay, checked and typed.
 
     Made by `load`, or directly with attributes or variables as keyword arguments; either way nothing is read from
@@ -274,6 +275,8 @@ GROUPS: Final = (
     "Access",
     "Limits",
     "Logs",
+    "Negentropy",
+    "Sync with peers",
     "Services",
     "Calls between services",
     "Launcher",
@@ -283,7 +286,11 @@ GROUPS: Final = (
 SETTINGS: Final = tuple(sorted(table(Settings), key=lambda row: GROUPS.index(row.group)))
 
 ENV_NAMES: Final = {row.attr: row.env for row in SETTINGS}
-SYNONYMS: Final = {"LOG_LEVEL": ENV_NAMES["log_level"], "ORLY_LAUNCHER_DB_LISTEN": ENV_NAMES["db_listen"]}
+SYNONYMS: Final = {
+    "LOG_LEVEL": ENV_NAMES["log_level"],
+    "ORLY_LAUNCHER_DB_LISTEN": ENV_NAMES["db_listen"],
+    "ORLY_LAUNCHER_SYNC_NEGENTROPY_LISTEN": ENV_NAMES["sync_negentropy_listen"],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,10 @@ def _exposed(settings: "Settings", shown: Mapping[str, str]) -> Iterator[tuple[t
     ]
     if not lacking:
         return
-    addresses = ["db_listen"] + (["grpc_server"] if settings.db_type == "grpc" else [])
+    addresses = ["db_listen", "sync_negentropy_listen"]
+    addresses += ["grpc_server"] if settings.db_type == "grpc" else []
+    addresses += ["grpc_sync_negentropy"] if settings.grpc_sync_negentropy else []
+    addresses += ["sync_negentropy_db_server"] if settings.sync_negentropy_db_server else []
     for attr in addresses:
         if not is_local(getattr(settings, attr)):
             yield (

@@ -153,7 +153,7 @@ def _split_url(text: str, schemes: tuple[str, ...]) -> SplitResult:
     return parts
 
 
-def _read_relay_url(text: str) -> str:
+def read_relay_url(text: str) -> str:
     if not text:
         return ""
     parts = _split_url(text, ("wss", "ws", "https", "http"))
@@ -220,7 +220,7 @@ Prefixes = Annotated[
         show=_show_list,
     ),
 ]
-RelayUrl = Annotated[str, Form(name="URL", read=_read_relay_url)]
+RelayUrl = Annotated[str, Form(name="URL", read=read_relay_url)]
 WebUrl = Annotated[str, Form(name="URL", read=_read_web_url)]
 PublicKey = Annotated[str, Form(name="npub or 64 hex digits", read=_read_public_key)]
 SecretKey = Annotated[

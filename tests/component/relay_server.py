@@ -8,7 +8,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -23,17 +23,22 @@ from tests.wsclient import TEXT, Client, RawClient, frame
 from websockets.asyncio.client import connect as ws_connect
 
 from orly.nostr.event import EncodedEvent
+from orly.reconciling import SetServer
 from orly.relay.context import SessionContext
 from orly.relay.relay import make_context, run_relay
 from orly.relay.subscription import Subscription
 from orly.settings import Settings
 from orly.store.base import EventStore
 from orly.store.lmdb.store import LmdbStore
+from orly.sync.negentropy.sessions import LocalSets
+from orly.sync.negentropy.sets import SetKeeper
 
 __all__ = [
     "FakePeer",
     "FakeTime",
+    "SetsOf",
     "TestedRelay",
+    "local_sets",
     "on_relay",
     "read_messages",
     "running_relay",
@@ -214,11 +219,43 @@ def _payloads(data: bytes) -> Iterator[bytes]:
 
 
 @asynccontextmanager
+async def local_sets(settings: Settings, store: EventStore, clocks: FakeTime) -> AsyncIterator[LocalSets]:
+    """What the relay reconciles with in its own process."""
+    keeper = SetKeeper(
+        store,
+        max_items=settings.negentropy_max_items,
+        max_sets_bytes=settings.negentropy_max_sets_bytes,
+        now_s=clocks.now_s,
+    )
+    sets = LocalSets(
+        keeper,
+        answer_bytes=settings.negentropy_answer_bytes,
+        max_sessions=settings.negentropy_max_sessions,
+        max_sessions_per_connection=settings.negentropy_max_sessions_per_connection,
+        timeout_s=settings.sync_negentropy_session_timeout_s,
+        now_s=clocks.now_s,
+        monotonic_s=clocks.monotonic_s,
+    )
+    try:
+        yield sets
+        assert sets.sessions() == [], "reconciliations outlived their connections"
+        assert keeper.held_bytes == 0
+    finally:
+        await sets.aclose()
+        await keeper.close()
+
+
+SetsOf = Callable[[Settings, EventStore, FakeTime], AbstractAsyncContextManager[SetServer]]
+"""Makes what a relay reconciles with, if its settings say that it does."""
+
+
+@asynccontextmanager
 async def running_relay(
     directory: Path,
     *,
     time: FakeTime | None = None,
     wrap: Callable[[EventStore], StoreProxy] = StoreProxy,
+    sets_of: SetsOf = local_sets,
     **settings: Any,
 ) -> AsyncIterator[TestedRelay]:
     """Runs a relay on a free port of the loopback address, and stops it afterwards.
@@ -227,6 +264,7 @@ async def running_relay(
         directory: Where its data goes.
         time: Its clocks; None = clocks that stand at `NOW_S`.
         wrap: Makes the proxy that stands before the store.
+        sets_of: Makes what it reconciles with, if that is turned on.
         settings: Attributes of `Settings` that are not the default.
     """
     clocks = FakeTime() if time is None else time
@@ -237,7 +275,7 @@ async def running_relay(
     )
     store = wrap(inner)
     try:
-        async with serving(configured, store, clocks) as relay:
+        async with serving(configured, store, clocks, sets_of=sets_of) as relay:
             yield relay
     finally:
         store.release()
@@ -248,9 +286,23 @@ async def running_relay(
 
 
 @asynccontextmanager
-async def serving(settings: Settings, store: StoreProxy, clocks: FakeTime) -> AsyncIterator[TestedRelay]:
+async def serving(
+    settings: Settings, store: StoreProxy, clocks: FakeTime, *, sets_of: SetsOf = local_sets
+) -> AsyncIterator[TestedRelay]:
     """Runs a relay on a store that the caller closes."""
-    context = make_context(settings, store, now_s=clocks.now_s, monotonic_s=clocks.monotonic_s)
+    async with AsyncExitStack() as stack:
+        sets = (
+            await stack.enter_async_context(sets_of(settings, store, clocks)) if settings.negentropy_enabled else None
+        )
+        context = make_context(settings, store, sets=sets, now_s=clocks.now_s, monotonic_s=clocks.monotonic_s)
+        async with _serving(settings, store, clocks, context) as relay:
+            yield relay
+
+
+@asynccontextmanager
+async def _serving(
+    settings: Settings, store: StoreProxy, clocks: FakeTime, context: SessionContext
+) -> AsyncIterator[TestedRelay]:
     stop = asyncio.Event()
     url: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(

@@ -18,7 +18,9 @@ from orly.nostr.message import (
     CountMessage,
     EventMessage,
     MessageError,
-    NegMessage,
+    NegCloseMessage,
+    NegMsgMessage,
+    NegOpenMessage,
     ReqMessage,
     RequestLimits,
     auth_text,
@@ -28,6 +30,7 @@ from orly.nostr.message import (
     event_prefix,
     event_text,
     neg_err_text,
+    neg_msg_text,
     notice_text,
     ok_text,
     parse_message,
@@ -60,9 +63,9 @@ def test_every_verb_is_read() -> None:
     assert _parse("REQ", "s", {"kinds": [1]}, {}) == ReqMessage("s", (wanted, Filter()))
     assert _parse("COUNT", "s", {"kinds": [1]}) == CountMessage("s", (wanted,))
     assert _parse("CLOSE", "s") == CloseMessage("s")
-    assert _parse("NEG-OPEN", "s", {}, "61") == NegMessage("NEG-OPEN", "s")
-    assert _parse("NEG-MSG", "s", "61") == NegMessage("NEG-MSG", "s")
-    assert _parse("NEG-CLOSE", "s") == NegMessage("NEG-CLOSE", "s")
+    assert _parse("NEG-OPEN", "s", {"kinds": [1]}, "61aF") == NegOpenMessage("s", wanted, b"\x61\xaf")
+    assert _parse("NEG-MSG", "s", "61") == NegMsgMessage("s", b"\x61")
+    assert _parse("NEG-CLOSE", "s") == NegCloseMessage("s")
 
 
 @pytest.mark.parametrize(("verb", "kind"), [("EVENT", EventMessage), ("AUTH", AuthMessage)])
@@ -90,7 +93,7 @@ def test_a_request_needs_a_filter(verb: str) -> None:
     assert (error.sub_id, str(error)) == ("s", f"invalid: {verb} needs at least one filter")
 
 
-@pytest.mark.parametrize("verb", [verb for verb in _VERBS if verb not in {"EVENT", "AUTH"}])
+@pytest.mark.parametrize("verb", ["REQ", "COUNT", "CLOSE"])
 class TestSubscriptionIds:
     """What every verb with a subscription id demands of it."""
 
@@ -110,7 +113,7 @@ class TestSubscriptionIds:
         assert MAX_SUBSCRIPTION_ID_LENGTH == 64
         for length in (1, 64):
             message = _parse(verb, letter * length, {})
-            assert isinstance(message, ReqMessage | CountMessage | CloseMessage | NegMessage)
+            assert isinstance(message, ReqMessage | CountMessage | CloseMessage)
             assert message.sub_id == letter * length
         for length in (0, 65, 10_000):
             error = _refused(verb, letter * length, {})
@@ -251,7 +254,9 @@ def test_texts_about_a_subscription_are_json_for_any_id(sub_id: str) -> None:
     assert json.loads(eose_text(sub_id)) == ["EOSE", sub_id]
     assert json.loads(closed_text(sub_id, refusal)) == ["CLOSED", sub_id, reason]
     assert json.loads(count_text(sub_id, 2**40)) == ["COUNT", sub_id, {"count": 2**40}]
-    assert json.loads(neg_err_text(sub_id, refusal)) == ["NEG-ERR", sub_id, reason]
+    assert json.loads(neg_err_text(sub_id, reason)) == ["NEG-ERR", sub_id, reason]
+    assert json.loads(neg_err_text(sub_id, reason, 5)) == ["NEG-ERR", sub_id, reason, 5]
+    assert json.loads(neg_msg_text(sub_id, b"\x61\xff")) == ["NEG-MSG", sub_id, "61ff"]
     assert json.loads(event_text(sub_id, _EVENT.raw)) == ["EVENT", sub_id, json.loads(_EVENT.raw)]
     assert event_text(sub_id, _EVENT.raw) == event_prefix(sub_id) + _EVENT.raw + b"]"
 
@@ -331,3 +336,94 @@ def test_a_request_is_read_as_it_was_written(sub_id: str, wanted: list[Filter]) 
     limits = RequestLimits(max_filters=4, filter_limits=FilterLimits(max_values=20))
     written = json.dumps(["REQ", sub_id, *map(to_json, wanted)]).encode()
     assert parse_message(written, limits) == ReqMessage(sub_id, tuple(wanted))
+
+
+# NIP-77
+
+
+def _neg_refused(*parts: object) -> str:
+    """What a NEG-ERR under the id `s` would say."""
+    error = _refused(*parts)
+    assert (error.sub_id, error.is_negentropy) == ("s", True)
+    return str(error)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        (("NEG-OPEN", "s"), "takes a subscription id, a filter and a message, 4 elements in all, not 2"),
+        (("NEG-OPEN", "s", {}), "NEG-OPEN needs an initial message after the filter"),
+        (("NEG-OPEN", "s", {}, 16, "61"), "five elements, an id size among them, is a form from before NIP-77"),
+        (("NEG-OPEN", "s", {}, "61", "61", "61"), "not 6"),
+        (("NEG-OPEN", "s", [], "61"), "the filter of NEG-OPEN must be one object"),
+        (("NEG-OPEN", "s", [{}], "61"), "the filter of NEG-OPEN must be one object"),
+        (("NEG-OPEN", "s", None, "61"), "the filter of NEG-OPEN must be one object"),
+        (("NEG-OPEN", "s", "ab" * 32, "61"), "the filter of NEG-OPEN must be one object"),
+        (("NEG-OPEN", "s", {"kinds": ["1"]}, "61"), "filter kinds must hold integers"),
+        (("NEG-OPEN", "s", {"ids": ["ab" * 32] * 6}, "61"), "filter ids has 6 values, the maximum is 5"),
+        (("NEG-OPEN", "s", {}, 61), "the message of NEG-OPEN must be a string"),
+        (("NEG-OPEN", "s", {}, None), "the message of NEG-OPEN must be a string"),
+        (("NEG-OPEN", "s", {}, ""), "the message of NEG-OPEN is empty"),
+        (("NEG-OPEN", "s", {}, "6"), "is not hex, or has an odd number of digits"),
+        (("NEG-OPEN", "s", {}, "6g"), "is not hex"),
+        (("NEG-OPEN", "s", {}, "61 00"), "is not hex"),
+        (("NEG-OPEN", "s", {}, "\u0661\u0661"), "is not hex"),
+        (("NEG-MSG", "s"), "NEG-MSG takes a subscription id and a message, 3 elements in all, not 2"),
+        (("NEG-MSG", "s", "61", "61"), "3 elements in all, not 4"),
+        (("NEG-MSG", "s", ["61"]), "the message of NEG-MSG must be a string"),
+        (("NEG-MSG", "s", "x"), "is not hex"),
+        (("NEG-CLOSE", "s", "x"), "NEG-CLOSE takes a subscription id, 2 elements in all, not 3"),
+    ],
+)
+def test_a_malformed_negentropy_message_is_refused_under_its_id(parts: tuple[object, ...], reason: str) -> None:
+    text = _neg_refused(*parts)
+    assert text.startswith("invalid: ")
+    assert reason in text
+
+
+def test_a_filter_that_is_not_supported_is_refused_under_its_id() -> None:
+    assert _neg_refused("NEG-OPEN", "s", {"search": "x"}, "61").startswith("unsupported: ")
+
+
+def test_a_filter_with_a_key_twice_is_refused_under_its_id() -> None:
+    error = _refusal(b'["NEG-OPEN","s",{"kinds":[1],"kinds":[2]},"61"]')
+    assert (error.sub_id, error.is_negentropy) == ("s", True)
+    assert "kinds" in str(error)
+
+
+def test_a_deep_filter_is_refused_under_its_id() -> None:
+    error = _refusal(b'["NEG-OPEN","s",{"kinds":' + b"[" * 500 + b"]" * 500 + b'},"61"]')
+    assert (error.sub_id, error.is_negentropy) == ("s", True)
+
+
+@pytest.mark.parametrize("verb", ["NEG-OPEN", "NEG-MSG", "NEG-CLOSE"])
+class TestNegentropyIds:
+    """The answer goes under whatever text stands where the id should be; only without any there is none."""
+
+    @pytest.mark.parametrize("sub_id", [None, 1, 1.5, True, [], ["s"], {}, ""])
+    def test_without_an_id(self, verb: str, sub_id: object) -> None:
+        for error in (_refused(verb), _refused(verb, sub_id, {}, "61")):
+            assert (error.sub_id, error.is_negentropy) == (None, False)
+            assert verb in str(error)
+
+    @pytest.mark.parametrize("letter", ["s", "é", "😀", '"', "\x00"])
+    def test_with_an_id_that_is_too_long(self, verb: str, letter: str) -> None:
+        rest: tuple[object, ...] = {"NEG-OPEN": ({}, "61"), "NEG-MSG": ("61",), "NEG-CLOSE": ()}[verb]
+        message = _parse(verb, letter * 64, *rest)
+        assert isinstance(message, NegOpenMessage | NegMsgMessage | NegCloseMessage)
+        assert message.sub_id == letter * 64
+        error = _refused(verb, letter * 65, *rest)
+        assert (error.sub_id, error.is_negentropy) == (letter * 65, True)
+        assert "1 to 64 characters" in str(error)
+
+    @pytest.mark.parametrize("text", [b"\xff", rb"\ud800", b"\xed\xa0\x80"])
+    def test_with_an_id_that_is_no_text(self, verb: str, text: bytes) -> None:
+        error = _refusal(b'["%s","%s",{},"61"]' % (verb.encode(), text))
+        assert (error.sub_id, error.is_negentropy) == (None, False)
+
+
+@pytest.mark.parametrize("n_digits", [131_072, 262_144])
+def test_long_messages_are_read(n_digits: int) -> None:
+    message = _parse("NEG-MSG", "s", "61" * (n_digits // 2))
+    assert isinstance(message, NegMsgMessage)
+    assert message.message == b"\x61" * (n_digits // 2)

@@ -76,3 +76,9 @@ def test_a_lower_limit_for_created_at_only_when_it_is_set() -> None:
 )
 def test_only_what_is_active_is_announced(difficulty: int, others: tuple[int, ...], nips: tuple[int, ...]) -> None:
     assert supported_nips(min_pow_difficulty=difficulty, others=others) == nips
+
+
+def test_negentropy_is_announced_when_it_is_on() -> None:
+    assert supported_nips(min_pow_difficulty=0, has_negentropy=True) == (1, 9, 11, 40, 42, 45, 62, 70, 77)
+    assert document(negentropy=1)["negentropy"] == 1
+    assert "negentropy" not in document()

@@ -47,6 +47,7 @@ def make_reading(store: SilentStore) -> Reading:
         default_limit=500,
         max_limit=500,
         query_timeout_s=30.0,
+        full_sync_pubkeys=frozenset(),
     )
     context: Any = SimpleNamespace(
         rules=rules,

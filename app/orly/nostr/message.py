@@ -1,7 +1,9 @@
 """The messages between client and relay (NIP-01, NIP-42, NIP-45, NIP-77): strict reading, plain writing."""
 
+from binascii import Error as HexError
+from binascii import hexlify, unhexlify
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +19,9 @@ __all__ = [
     "CountMessage",
     "EventMessage",
     "MessageError",
-    "NegMessage",
+    "NegCloseMessage",
+    "NegMsgMessage",
+    "NegOpenMessage",
     "ReqMessage",
     "RequestLimits",
     "auth_text",
@@ -27,6 +31,7 @@ __all__ = [
     "event_prefix",
     "event_text",
     "neg_err_text",
+    "neg_msg_text",
     "notice_text",
     "ok_text",
     "parse_message",
@@ -68,14 +73,37 @@ class CloseMessage(msgspec.Struct, frozen=True, gc=False):
     sub_id: str
 
 
-class NegMessage(msgspec.Struct, frozen=True, gc=False):
-    """A NEG-OPEN, NEG-MSG or NEG-CLOSE (NIP-77)."""
+class NegOpenMessage(msgspec.Struct, frozen=True):
+    """`["NEG-OPEN", <sub id>, <filter>, <hex>]` (NIP-77); the message is decoded from its hex, and no further."""
 
-    verb: str
+    sub_id: str
+    filter: Filter
+    message: bytes
+
+
+class NegMsgMessage(msgspec.Struct, frozen=True, gc=False):
+    """`["NEG-MSG", <sub id>, <hex>]` (NIP-77)."""
+
+    sub_id: str
+    message: bytes
+
+
+class NegCloseMessage(msgspec.Struct, frozen=True, gc=False):
+    """`["NEG-CLOSE", <sub id>]` (NIP-77)."""
+
     sub_id: str
 
 
-ClientMessage = EventMessage | ReqMessage | CloseMessage | CountMessage | AuthMessage | NegMessage
+ClientMessage = (
+    EventMessage
+    | ReqMessage
+    | CloseMessage
+    | CountMessage
+    | AuthMessage
+    | NegOpenMessage
+    | NegMsgMessage
+    | NegCloseMessage
+)
 
 
 class RequestLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +119,14 @@ class MessageError(ValueError):
     Attributes:
         refusal: Why.
         sub_id: The subscription it names; the answer is then a CLOSED, otherwise a NOTICE.
+        is_negentropy: Whether it is one of NIP-77's; the answer is then a NEG-ERR instead of a CLOSED.
     """
 
-    def __init__(self, refusal: Refusal, sub_id: str | None = None) -> None:
+    def __init__(self, refusal: Refusal, sub_id: str | None = None, *, is_negentropy: bool = False) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
         self.sub_id = sub_id
+        self.is_negentropy = is_negentropy
 
 
 _split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -154,20 +184,30 @@ def _read_sub_id(parts: list[msgspec.Raw], verb: str) -> str:
 
 
 def _read_filters(data: bytes, sub_id: str, limits: RequestLimits, verb: str) -> tuple[Filter, ...]:
+    _, _, *items = _decode_uniquely(data, sub_id)
+    if not items:
+        raise _invalid(f"{verb} needs at least one filter", sub_id)
+    if len(items) > limits.max_filters:
+        raise _invalid(f"{len(items)} filters, the maximum is {limits.max_filters}", sub_id)
+    return tuple(_read_filter(item, sub_id, limits) for item in items)
+
+
+def _decode_uniquely(data: bytes, sub_id: str) -> Any:
+    """JSON in which no object has a key twice."""
     try:
-        _, _, *items = message = _decode(data)
-        if len(_encode(message)) != len(data):
+        found = _decode(data)
+        if len(_encode(found)) != len(data):
             refuse_duplicate_keys(data)
     except RecursionError:
         raise _invalid("filter is nested too deeply", sub_id) from None
     except (msgspec.DecodeError, UnicodeError, DuplicateKeyError) as error:
         raise _invalid(str(error), sub_id) from None
-    if not items:
-        raise _invalid(f"{verb} needs at least one filter", sub_id)
-    if len(items) > limits.max_filters:
-        raise _invalid(f"{len(items)} filters, the maximum is {limits.max_filters}", sub_id)
+    return found
+
+
+def _read_filter(item: object, sub_id: str, limits: RequestLimits) -> Filter:
     try:
-        return tuple(parse_filter(item, limits.filter_limits) for item in items)
+        return parse_filter(item, limits.filter_limits)
     except FilterError as error:
         prefix = Prefix.UNSUPPORTED if error.unsupported else Prefix.INVALID
         raise MessageError(Refusal(prefix, str(error)), sub_id) from None
@@ -198,10 +238,69 @@ def _read_event(data: bytes, parts: list[msgspec.Raw], limits: RequestLimits) ->
     return EventMessage(_only_argument(parts, "EVENT"))
 
 
-def _read_neg(data: bytes, parts: list[msgspec.Raw], limits: RequestLimits) -> NegMessage:
-    del data, limits
-    verb = _decode(parts[0])
-    return NegMessage(verb, _read_sub_id(parts, verb))
+def _read_neg(data: bytes, parts: list[msgspec.Raw], limits: RequestLimits) -> ClientMessage:
+    """One of NIP-77's; whatever is wrong with it is said under its subscription id, if it has one."""
+    del data
+    verb: str = _decode(parts[0])
+    try:
+        sub_id = _read_sub_id(parts, verb)
+        match verb:
+            case "NEG-OPEN":
+                return _read_neg_open(parts, sub_id, limits)
+            case "NEG-MSG":
+                _expect_parts(parts, 3, "a subscription id and a message", sub_id)
+                return NegMsgMessage(sub_id, _read_hex(parts[2], verb, sub_id))
+            case _:
+                _expect_parts(parts, 2, "a subscription id", sub_id)
+                return NegCloseMessage(sub_id)
+    except MessageError as error:
+        named = error.sub_id or _any_text(parts)
+        raise MessageError(error.refusal, named, is_negentropy=named is not None) from None
+
+
+def _any_text(parts: list[msgspec.Raw]) -> str | None:
+    """What stands in the place of the subscription id, if it is text at all."""
+    try:
+        found = _decode(parts[1]) if len(parts) > 1 else None
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return found if isinstance(found, str) and found else None
+
+
+def _read_neg_open(parts: list[msgspec.Raw], sub_id: str, limits: RequestLimits) -> NegOpenMessage:
+    if len(parts) == 5:
+        raise _invalid(
+            "NEG-OPEN with five elements, an id size among them, is a form from before NIP-77; "
+            "it takes a subscription id, a filter and a message",
+            sub_id,
+        )
+    if len(parts) == 3:
+        raise _invalid("NEG-OPEN needs an initial message after the filter", sub_id)
+    _expect_parts(parts, 4, "a subscription id, a filter and a message", sub_id)
+    wanted = _decode_uniquely(bytes(parts[2]), sub_id)
+    if not isinstance(wanted, dict):
+        raise _invalid("the filter of NEG-OPEN must be one object", sub_id)
+    return NegOpenMessage(sub_id, _read_filter(wanted, sub_id, limits), _read_hex(parts[3], "NEG-OPEN", sub_id))
+
+
+def _expect_parts(parts: list[msgspec.Raw], count: int, what: str, sub_id: str) -> None:
+    if len(parts) != count:
+        raise _invalid(f"{_decode(parts[0])} takes {what}, {count} elements in all, not {len(parts)}", sub_id)
+
+
+def _read_hex(part: msgspec.Raw, verb: str, sub_id: str) -> bytes:
+    try:
+        text = _decode(part)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        text = None
+    if not isinstance(text, str):
+        raise _invalid(f"the message of {verb} must be a string", sub_id)
+    if not text:
+        raise _invalid(f"the message of {verb} is empty", sub_id)
+    try:
+        return unhexlify(text)
+    except (HexError, ValueError):
+        raise _invalid(f"the message of {verb} is not hex, or has an odd number of digits", sub_id) from None
 
 
 _Reader = Callable[[bytes, list[msgspec.Raw], RequestLimits], ClientMessage]
@@ -259,6 +358,12 @@ def count_text(sub_id: str, count: int) -> bytes:
     return _encode(["COUNT", sub_id, {"count": count}])
 
 
-def neg_err_text(sub_id: str, refusal: Refusal) -> bytes:
-    """`["NEG-ERR", <sub id>, <reason>]` (NIP-77)."""
-    return _encode(["NEG-ERR", sub_id, str(refusal)])
+def neg_msg_text(sub_id: str, message: bytes) -> bytes:
+    """`["NEG-MSG", <sub id>, <hex>]` (NIP-77)."""
+    return b'["NEG-MSG",%b,"%b"]' % (_encode(sub_id), hexlify(message))
+
+
+def neg_err_text(sub_id: str, reason: str, max_items: int | None = None) -> bytes:
+    """`["NEG-ERR", <sub id>, <reason>]` (NIP-77); the fourth element is the most events that a set may have."""
+    parts: list[object] = ["NEG-ERR", sub_id, reason]
+    return _encode(parts if max_items is None else [*parts, max_items])

@@ -15,6 +15,7 @@ MAX_SUBID_LENGTH: Final = 64
 
 _ALWAYS_SUPPORTED: Final = (1, 9, 11, 40, 42, 45, 62, 70)
 _PROOF_OF_WORK: Final = 13
+_NEGENTROPY: Final = 77
 
 
 class Limitation(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ class RelayInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
         own_pubkey: Hex key of the relay itself, published as `self`.
         supported_nips: In ascending order.
         limitation: See `Limitation`.
+        negentropy: Version of the reconciliation protocol (NIP-77); 0 = not offered, and left out.
     """
 
     name: str = ""
@@ -80,12 +82,16 @@ class RelayInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, r
     posting_policy: str = ""
     privacy_policy: str = ""
     terms_of_service: str = ""
+    negentropy: int = 0
 
 
-def supported_nips(*, min_pow_difficulty: int, others: Sequence[int] = ()) -> tuple[int, ...]:
-    """The NIPs to announce: those always active, proof of work when it is demanded, and `others`; ascending."""
+def supported_nips(
+    *, min_pow_difficulty: int, has_negentropy: bool = False, others: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """The NIPs to announce: those always active, those that a setting turns on, and `others`; ascending."""
     proof_of_work = (_PROOF_OF_WORK,) if min_pow_difficulty > 0 else ()
-    return tuple(sorted({*_ALWAYS_SUPPORTED, *proof_of_work, *others}))
+    negentropy = (_NEGENTROPY,) if has_negentropy else ()
+    return tuple(sorted({*_ALWAYS_SUPPORTED, *proof_of_work, *negentropy, *others}))
 
 
 def encode(info: RelayInfo) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orly.nostr.message import RequestLimits
+from orly.reconciling import SetServer
 from orly.relay.ingest import Ingest
 from orly.relay.live import LiveFeed
 from orly.store.base import EventStore
@@ -34,6 +35,9 @@ class SessionRules:
         relay_url: Our public URL; without it the Host a client asked for is believed.
         privileged_open: Whether everybody may read private kinds.
         nip46_bypass_auth: Whether remote signing messages pass without AUTH.
+        full_sync_pubkeys: Keys (hex) that, once proven, may read private kinds.
+        max_reconciliations: Open ones of a connection.
+        reconciliation_timeout_s: How long one may be idle.
     """
 
     request_limits: RequestLimits
@@ -50,6 +54,9 @@ class SessionRules:
     relay_url: str
     privileged_open: bool
     nip46_bypass_auth: bool
+    full_sync_pubkeys: frozenset[str]
+    max_reconciliations: int
+    reconciliation_timeout_s: float
 
     @property
     def max_open_values(self) -> int:
@@ -59,7 +66,11 @@ class SessionRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionContext:
-    """What all sessions of a process share; the clocks are Unix seconds and steady seconds."""
+    """What all sessions of a process share; the clocks are Unix seconds and steady seconds.
+
+    Attributes:
+        sets: Who reconciles (NIP-77); None if that is not offered.
+    """
 
     rules: SessionRules
     store: EventStore
@@ -68,3 +79,4 @@ class SessionContext:
     loop: asyncio.AbstractEventLoop
     now_s: Callable[[], int]
     monotonic_s: Callable[[], float]
+    sets: SetServer | None = None

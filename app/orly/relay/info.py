@@ -14,8 +14,10 @@ __all__ = ["SOFTWARE_URL", "document"]
 
 SOFTWARE_URL = nip11.SOFTWARE_URL
 
+_NEGENTROPY_VERSION = 1
 
-def document(settings: "Settings", version: str) -> bytes:
+
+def document(settings: "Settings", version: str, *, has_negentropy: bool) -> bytes:
     """What `Accept: application/nostr+json` is answered with."""
     secret = settings.relay_secret_key
     past_s = int(settings.max_created_at_past_s)
@@ -42,7 +44,9 @@ def document(settings: "Settings", version: str) -> bytes:
             pubkey=settings.relay_pubkey,
             own_pubkey=public_key(bytes.fromhex(secret.get_secret_value())) if secret else "",
             contact=settings.relay_contact,
-            supported_nips=nip11.supported_nips(min_pow_difficulty=settings.min_pow_difficulty),
+            supported_nips=nip11.supported_nips(
+                min_pow_difficulty=settings.min_pow_difficulty, has_negentropy=has_negentropy
+            ),
             software=SOFTWARE_URL,
             version=version,
             limitation=limitation,
@@ -52,5 +56,6 @@ def document(settings: "Settings", version: str) -> bytes:
             relay_countries=settings.relay_countries,
             language_tags=settings.relay_language_tags,
             tags=settings.relay_tags,
+            negentropy=_NEGENTROPY_VERSION if has_negentropy else 0,
         )
     )

@@ -56,7 +56,9 @@ class Reading:
 
     def let_see(self, keys: frozenset[str]) -> None:
         """Show what these keys (hex) may read, from now on."""
-        private = frozenset() if self._context.rules.privileged_open else PRIVATE_KINDS
+        rules = self._context.rules
+        sees_all = rules.privileged_open or not keys.isdisjoint(rules.full_sync_pubkeys)
+        private = frozenset() if sees_all else PRIVATE_KINDS
         self.scope = ReadScope(private_kinds=private, readers=keys)
 
     @property

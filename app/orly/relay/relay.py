@@ -11,6 +11,7 @@ from orly.intake.policy import policy_from_settings
 from orly.nostr.filter import FilterLimits
 from orly.nostr.message import RequestLimits
 from orly.process.cores import has_second_core
+from orly.reconciling import SetServer
 from orly.relay import info
 from orly.relay.connection import Connection
 from orly.relay.context import SessionContext, SessionRules
@@ -46,6 +47,9 @@ def _rules(settings: "Settings") -> SessionRules:
         relay_url=settings.relay_url,
         privileged_open=settings.privileged_open,
         nip46_bypass_auth=settings.nip46_bypass_auth,
+        full_sync_pubkeys=frozenset(settings.negentropy_full_sync_pubkeys),
+        max_reconciliations=settings.negentropy_max_sessions_per_connection,
+        reconciliation_timeout_s=settings.sync_negentropy_session_timeout_s,
     )
 
 
@@ -59,6 +63,7 @@ def make_context(
     store: EventStore,
     *,
     store_health: Callable[[], str | None] = lambda: None,
+    sets: SetServer | None = None,
     now_s: Callable[[], int] = clock.now_s,
     monotonic_s: Callable[[], float] = clock.monotonic_s,
 ) -> SessionContext:
@@ -68,6 +73,7 @@ def make_context(
         settings: Limits.
         store: Where events go.
         store_health: None while the store can be written to, else why not.
+        sets: Who reconciles with clients (NIP-77); None = that is not offered.
         now_s: Unix time.
         monotonic_s: Steady seconds.
     """
@@ -88,6 +94,7 @@ def make_context(
         loop=loop,
         now_s=now_s,
         monotonic_s=monotonic_s,
+        sets=sets,
     )
 
 
@@ -99,6 +106,7 @@ async def run_relay(
     on_listening: Callable[[str], None],
     store_health: Callable[[], str | None] = lambda: None,
     context: SessionContext | None = None,
+    sets: SetServer | None = None,
 ) -> None:
     """Serve clients until `stop` is set; the store stays open.
 
@@ -109,13 +117,14 @@ async def run_relay(
         on_listening: Gets the WebSocket URL once clients can connect.
         store_health: None while the store can be written to, else why not; `/health` shows it.
         context: From `make_context` for the same settings and store; made here if it is None.
+        sets: See `make_context`; plays no part beside a context.
 
     Raises:
         ServeError: The relay cannot listen.
         StoreError: The store's feed broke; the process should end and be started again.
     """
-    shared = make_context(settings, store, store_health=store_health) if context is None else context
-    document = info.document(settings, __version__)
+    shared = make_context(settings, store, store_health=store_health, sets=sets) if context is None else context
+    document = info.document(settings, __version__, has_negentropy=shared.sets is not None)
 
     def make_session(connection: Connection) -> RelaySession:
         return RelaySession(connection, shared)

@@ -14,7 +14,9 @@ from orly.nostr.message import (
     CountMessage,
     EventMessage,
     MessageError,
-    NegMessage,
+    NegCloseMessage,
+    NegMsgMessage,
+    NegOpenMessage,
     ReqMessage,
     auth_text,
     closed_text,
@@ -27,6 +29,7 @@ from orly.nostr.nip42 import check_auth
 from orly.nostr.reason import Prefix, Refusal
 from orly.nostr.signing import verify_event
 from orly.relay.context import SessionContext, SessionRules
+from orly.relay.negotiating import Negotiating
 from orly.relay.peer import Peer
 from orly.relay.reading import Reading
 from orly.token_bucket import TokenBucket
@@ -52,6 +55,9 @@ MAX_KEYS: Final = 64
 """Keys that one connection may prove."""
 
 
+_NOT_OFFERED: Final = Refusal(Prefix.BLOCKED, "negentropy is not offered by this relay")
+
+
 class RelaySession:
     """Messages of a connection are handled strictly in order: a REQ sees the events sent before it."""
 
@@ -62,6 +68,7 @@ class RelaySession:
         "_closed",
         "_context",
         "_is_reading",
+        "_negotiating",
         "_reading",
         "_rules",
         "_turn_scheduled",
@@ -78,6 +85,7 @@ class RelaySession:
         self._context = context
         self._rules = rules
         self._reading = Reading(peer, context)
+        self._negotiating: Negotiating | None = None
         self._backlog: deque[bytes] = deque()
         self._bucket: TokenBucket | None = None
         self._challenge = ""
@@ -106,11 +114,14 @@ class RelaySession:
         self._closed = True
         self._backlog.clear()
         self._reading.end()
+        if self._negotiating is not None:
+            self._negotiating.end()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is open or under way."""
-        return self._reading.is_idle and not (self._unanswered or self._backlog)
+        is_negotiating = self._negotiating is not None and not self._negotiating.is_idle
+        return self._reading.is_idle and not (is_negotiating or self._unanswered or self._backlog)
 
     # Order and back-pressure
 
@@ -185,9 +196,8 @@ class RelaySession:
                 self._count(message)
             case AuthMessage():
                 self._authenticate(message)
-            case NegMessage():
-                refusal = Refusal(Prefix.BLOCKED, "negentropy is not offered by this relay")
-                self.peer.send(neg_err_text(message.sub_id, refusal))
+            case NegOpenMessage() | NegMsgMessage() | NegCloseMessage():
+                self._negotiate(message)
             case _:
                 assert_never(message)
 
@@ -195,6 +205,8 @@ class RelaySession:
         self._unreadable += 1
         if error.sub_id is None:
             self.peer.send(notice_text(str(error.refusal)))
+        elif error.is_negentropy:
+            self._refuse_negotiation(error.sub_id, error.refusal)
         else:
             self._reading.close(error.sub_id)
             self.peer.send(closed_text(error.sub_id, error.refusal))
@@ -212,6 +224,33 @@ class RelaySession:
         refusal = self._refuse_request(message.filters) or self._reading.count(message.sub_id, message.filters)
         if refusal is not None:
             self.peer.send(closed_text(message.sub_id, refusal))
+
+    def _negotiate(self, message: NegOpenMessage | NegMsgMessage | NegCloseMessage) -> None:
+        """Reconcile (NIP-77): whoever may ask for events by a filter may reconcile by it."""
+        if self._negotiating is None:
+            sets = self._context.sets
+            if sets is None:
+                self._refuse_negotiation(message.sub_id, _NOT_OFFERED)
+                return
+            self._negotiating = Negotiating(self.peer, self._context, sets)
+        match message:
+            case NegOpenMessage():
+                refusal = self._refuse_request((message.filter,))
+                if refusal is not None:
+                    self._refuse_negotiation(message.sub_id, refusal)
+                    return
+                self._negotiating.open(message.sub_id, message.filter, self._reading.scope, message.message)
+            case NegMsgMessage():
+                self._negotiating.go_on(message.sub_id, message.message)
+            case NegCloseMessage():
+                self._negotiating.close(message.sub_id)
+            case _:
+                assert_never(message)
+
+    def _refuse_negotiation(self, sub_id: str, refusal: Refusal) -> None:
+        if self._negotiating is not None:
+            self._negotiating.close(sub_id)
+        self.peer.send(neg_err_text(sub_id, str(refusal)))
 
     def _refuse_request(self, filters: tuple[Filter, ...]) -> Refusal | None:
         """Whether reading needs a key that the client has not proven."""

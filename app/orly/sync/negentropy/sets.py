@@ -1,0 +1,226 @@
+"""Sets of events for reconciliation: the set of everything is kept in memory, others are built when they are asked for.
+
+A snapshot holds everything that the store had acknowledged when it was asked for, and never changes.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from msgspec.structs import replace
+
+from orly import clock
+from orly.negentropy import ITEM_BYTES, ItemSet
+from orly.negentropy.pages import PAGE_ROWS
+from orly.nostr.filter import Filter
+from orly.nostr.kinds import PRIVATE_KINDS
+from orly.store.base import READ_ALL, CountTooLargeError, EventStore, Query, ReadScope, StoreError
+from orly.sync.negentropy.full_set import FullSet, set_of
+
+__all__ = ["BUILDS_AT_ONCE", "Lease", "SetKeeper", "SetsFullError"]
+
+BUILDS_AT_ONCE: Final = 4
+"""Sets that are read from the store at the same time; more wait their turn."""
+
+_PUBLIC: Final = ReadScope()
+
+
+class SetsFullError(StoreError):
+    """The sets of all clients together take as much memory as they may."""
+
+
+class Lease:
+    """A set that is counted as memory in use until it is released.
+
+    Attributes:
+        items: The set.
+    """
+
+    def __init__(self, items: ItemSet, n_bytes: int, release: Callable[[int], None]) -> None:
+        self.items = items
+        self._n_bytes = n_bytes
+        self._release: Callable[[int], None] | None = release
+
+    def release(self) -> None:
+        """The set is not needed any more; twice is once."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(self._n_bytes)
+
+
+class _Build:
+    """One read of a set from the store, and how many wait for it."""
+
+    def __init__(self, task: "asyncio.Task[tuple[ItemSet, int]]") -> None:
+        self.task = task
+        self.n_waiting = 0
+
+
+class SetKeeper:
+    """Makes sets of events; used from one event loop.
+
+    Args:
+        store: Whose events.
+        max_items: Events of a set that is built for a client.
+        max_sets_bytes: What all such sets may take together.
+        now_s: The clock that decides expiry; the store's.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        max_items: int,
+        max_sets_bytes: int,
+        now_s: Callable[[], int] = clock.now_s,
+    ) -> None:
+        self.max_items = max_items
+        self.max_sets_bytes = max_sets_bytes
+        self.held_bytes = 0
+        """What built sets take that were leased and not released."""
+        self._store = store
+        self._public = FullSet(store, _PUBLIC, now_s=now_s)
+        self._all = FullSet(store, READ_ALL, now_s=now_s)
+        self._builds: dict[Hashable, _Build] = {}
+        self._turns = asyncio.Semaphore(BUILDS_AT_ONCE)
+
+    async def snapshot(self, query: Query, *, max_items: int | None = None) -> ItemSet:
+        """The set of what a query finds, for our own use: it is not counted.
+
+        Args:
+            query: What is wanted; its limits apply.
+            max_items: How large a set may be built; None = any size. What is kept in memory may be larger.
+
+        Raises:
+            CountTooLargeError: There are more than `max_items`.
+            StoreError: The store failed, or its feed does not tell what it acknowledged.
+        """
+        kept = await self._from_memory(query)
+        return await self._built(query, max_items) if kept is None else kept[0]
+
+    async def lease(self, query: Query) -> Lease:
+        """The same for a client, within the bounds for all of them.
+
+        Raises:
+            CountTooLargeError: There are more than `max_items`.
+            SetsFullError: There is no room for it now.
+            StoreError: As for `snapshot`.
+        """
+        kept = await self._from_memory(query)
+        if kept is not None:
+            items, n_bytes = kept
+        else:
+            room = (self.max_sets_bytes - self.held_bytes) // ITEM_BYTES
+            try:
+                items = await self._built(query, max(0, min(self.max_items, room)))
+            except CountTooLargeError:
+                if room < self.max_items:
+                    raise self._no_room() from None
+                raise
+            n_bytes = len(items) * ITEM_BYTES
+        if n_bytes and self.held_bytes + n_bytes > self.max_sets_bytes:
+            raise self._no_room()
+        self.held_bytes += n_bytes
+        return Lease(items, n_bytes, self._released)
+
+    def _no_room(self) -> SetsFullError:
+        return SetsFullError(
+            f"the sets of all clients take {self.held_bytes} bytes, and {self.max_sets_bytes} is the maximum; "
+            "try again later"
+        )
+
+    def _released(self, n_bytes: int) -> None:
+        self.held_bytes -= n_bytes
+
+    async def close(self) -> None:
+        """Leave the store's feed; the store stays open."""
+        for build in tuple(self._builds.values()):
+            build.task.cancel()
+        await self._public.close()
+        await self._all.close()
+
+    # From memory
+
+    async def _from_memory(self, query: Query) -> tuple[ItemSet, int] | None:
+        """A part of the set of everything, and what it takes besides; None if the query is about less than a time."""
+        if len(query.filters) != 1 or not (query.default_limit is None and query.max_limit is None):
+            return None
+        wanted, scope = query.filters[0], query.scope
+        if wanted.matches_nothing():
+            return ItemSet.from_rows(b""), 0
+        if wanted != Filter(since=wanted.since, until=wanted.until):
+            return None
+        if not scope.private_kinds:
+            return (await self._all.current()).between(wanted.since, wanted.until), 0
+        if scope.private_kinds != PRIVATE_KINDS:
+            return None
+        items = (await self._public.current()).between(wanted.since, wanted.until)
+        own = await self._store.items(_own_query(query)) if scope.readers else None
+        if own is None or not own.rows:
+            return items, 0
+        items = items.changed(added=own.rows)
+        n_copied = min(len(items), len(own.rows) // ITEM_BYTES * PAGE_ROWS)
+        return items, n_copied * ITEM_BYTES
+
+    # From the store
+
+    async def _built(self, query: Query, max_items: int | None) -> ItemSet:
+        """Read a set; who asks for the same while it is being read gets the same, if it holds enough."""
+        newest = await self._store.last_serial()
+        key = _key_of(query, max_items)
+        while True:
+            build = self._builds.get(key)
+            is_own = build is None
+            if build is None:
+                build = self._begin(key, query, max_items)
+            items, through_serial = await self._wait_for(key, build)
+            if is_own or through_serial >= newest:
+                return items
+
+    def _begin(self, key: Hashable, query: Query, max_items: int | None) -> _Build:
+        build = self._builds[key] = _Build(asyncio.get_running_loop().create_task(self._read(query, max_items)))
+
+        def forget(task: "asyncio.Task[tuple[ItemSet, int]]") -> None:
+            if self._builds.get(key) is build:
+                del self._builds[key]
+            if not task.cancelled():
+                task.exception()
+
+        build.task.add_done_callback(forget)
+        return build
+
+    async def _wait_for(self, key: Hashable, build: _Build) -> tuple[ItemSet, int]:
+        build.n_waiting += 1
+        try:
+            return await asyncio.shield(build.task)
+        finally:
+            build.n_waiting -= 1
+            if not build.n_waiting and not build.task.done():
+                if self._builds.get(key) is build:
+                    del self._builds[key]
+                build.task.cancel()
+
+    async def _read(self, query: Query, max_items: int | None) -> tuple[ItemSet, int]:
+        async with self._turns:
+            found = await self._store.items(query, max_items=max_items)
+            return await set_of(found.rows), found.through_serial
+
+
+def _own_query(query: Query) -> Query:
+    """What the readers may see of the private kinds in the time of a query."""
+    wanted, scope = query.filters[0], query.scope
+    private = Filter(kinds=scope.private_kinds, since=wanted.since, until=wanted.until)
+    return Query(
+        filters=(replace(private, authors=scope.readers), replace(private, tags={"p": scope.readers})),
+        scope=scope,
+        timeout_s=query.timeout_s,
+    )
+
+
+def _key_of(query: Query, max_items: int | None) -> Hashable:
+    """Equal for queries with the same answer."""
+    filters = tuple(
+        (each.ids, each.authors, each.kinds, frozenset(each.tags.items()), each.since, each.until, each.limit)
+        for each in query.filters
+    )
+    return filters, query.scope, query.default_limit, query.max_limit, query.timeout_s, max_items

@@ -1,4 +1,5 @@
-# The whole relay in one image: orly-launcher runs orly-db and the relay workers. See docs/docker.md.
+# The whole relay in one image: orly-launcher runs orly-db, the relay workers, and orly-sync-negentropy where that is
+# switched on. See docs/docker.md.
 # Steps are ordered by how seldom they change. Needs no BuildKit.
 
 # What building and running share: the interpreter, and the authorities that TLS trusts.
@@ -10,7 +11,8 @@ RUN apt-get update \
       /usr/lib/python3.13/_pyrepl /usr/lib/python3.13/pydoc_data /usr/lib/python3.13/test
 
 # Dependencies, at the versions and hashes of the lock file, never compiled here; without what nothing here uses: debug
-# symbols, tests, and the colours of other languages than Python's.
+# symbols, tests, and the colours of other languages than Python's. The libraries that numpy brings along are aligned by
+# hand, and `strip` would break them.
 FROM base AS dependencies
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -20,7 +22,7 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/orly
 COPY packaging/requirements.lock /tmp/
 RUN /opt/tools/bin/pip --python /opt/orly/bin/python install --no-cache-dir --no-compile --only-binary :all: \
       --require-hashes -r /tmp/requirements.lock \
- && find /opt/orly -name '*.so' -exec strip --strip-unneeded {} + \
+ && find /opt/orly -name '*.so' ! -path '*/numpy.libs/*' -exec strip --strip-unneeded {} + \
  && find /opt/orly -depth -type d \( -name tests -o -name test \) -exec rm -r {} + \
  && find /opt/orly -path '*/pygments/lexers/*' ! -name '_*.py' ! -name python.py -delete \
  && find /opt/orly \( -name '*.pyi' -o -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \) -delete
@@ -44,6 +46,7 @@ RUN groupadd --gid 10001 orly \
  && install -d -o orly -g root -m 1777 /run/orly
 ENV PATH=/opt/orly/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    OPENBLAS_NUM_THREADS=1 \
     ORLY_DATA_DIR=/data \
     ORLY_RUN_DIR=/run/orly
 COPY entrypoint.sh /usr/local/bin/entrypoint.sh

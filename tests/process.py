@@ -16,16 +16,19 @@ from typing import Final
 __all__ = [
     "ORLY",
     "ORLY_DB",
+    "ORLY_SYNC",
     "START_S",
     "STOP_S",
     "DbProcess",
     "Program",
     "RelayProcess",
+    "SyncProcess",
     "clean_environment",
     "free_port",
     "run_orly",
     "running_db",
     "running_relay",
+    "running_sync",
     "running_worker",
     "shared_port",
 ]
@@ -34,6 +37,7 @@ ORLY: Final = Path(sys.executable).with_name("orly")
 """The console script of the environment that the tests run in."""
 
 ORLY_DB: Final = ORLY.with_name("orly-db")
+ORLY_SYNC: Final = ORLY.with_name("orly-sync-negentropy")
 
 START_S: Final = 30.0
 """How long a start may take, recovery of a large store on a busy machine included."""
@@ -170,6 +174,17 @@ class DbProcess(Program):
         self.killed = False
 
 
+@dataclass(slots=True, kw_only=True)
+class SyncProcess(Program):
+    """An `orly-sync-negentropy` that listens.
+
+    Attributes:
+        address: What its callers name in ORLY_GRPC_SYNC_NEGENTROPY.
+    """
+
+    address: str
+
+
 @contextmanager
 def running_relay(**variables: str) -> Iterator[RelayProcess]:
     """Starts `orly` on a free loopback port, waits until it listens, and stops it with SIGTERM afterwards.
@@ -213,6 +228,25 @@ def running_db(*, address: str = "", **variables: str) -> Iterator[DbProcess]:
         with _watched(db):
             _await_listening(db)
             yield db
+
+
+@contextmanager
+def running_sync(*, address: str = "", **variables: str) -> Iterator[SyncProcess]:
+    """Starts `orly-sync-negentropy`, waits until it listens, and stops it with SIGTERM afterwards; see `running_relay`.
+
+    Args:
+        address: Where it listens; empty is a Unix socket of its own.
+        variables: ORLY_* variables; ORLY_DATA_DIR defaults to a directory that is removed afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="orly-test-") as scratch:
+        home = Path(scratch)
+        where = address or f"unix:{home}/sync"
+        given = {"ORLY_DATA_DIR": str(home / "data"), "ORLY_SYNC_NEGENTROPY_LISTEN": where, **variables}
+        child = _spawn(ORLY_SYNC, home, given)
+        program = SyncProcess(address=where, data_dir=Path(given["ORLY_DATA_DIR"]), child=child, log_file=home / "log")
+        with _watched(program):
+            _await_listening(program)
+            yield program
 
 
 @contextmanager

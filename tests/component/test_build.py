@@ -109,7 +109,7 @@ def test_a_wheel_has_the_generated_code_and_the_template(checkout: Path) -> None
     }
     assert names == {*modules, *pb, "orly/appliance/supervisord.conf.j2"}
     assert not (checkout / "app/orly/pb").exists(), "a wheel leaves the checkout alone"
-    for script in ("orly = ", "orly-db = ", "orly-db-badger = ", "orly-launcher = "):
+    for script in ("orly = ", "orly-db = ", "orly-db-badger = ", "orly-launcher = ", "orly-sync-negentropy = "):
         assert script in scripts
 
 

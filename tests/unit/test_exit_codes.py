@@ -8,6 +8,7 @@ def test_the_numbers_are_those_that_scripts_rely_on() -> None:
         "OK": 0,
         "FAILED": 1,
         "USAGE": 2,
+        "INCOMPLETE": 3,
         "UNAVAILABLE": os.EX_UNAVAILABLE,
         "INTERNAL": os.EX_SOFTWARE,
         "SETTINGS": os.EX_CONFIG,

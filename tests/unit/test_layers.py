@@ -47,7 +47,9 @@ WITH_GRPC = (
     "orly.rpc*",
     "orly.db*",
     "orly.acl*",
-    "orly.sync*",
+    "orly.sync.*service",
+    "orly.sync.*remote*",
+    "orly.sync.*messages",
     "orly.store.remote*",
     "orly.store.split*",
     "orly.appliance.healthcheck",
@@ -74,9 +76,15 @@ RULES = (
         but=("orly.nostr",),
         why="protocol knows nothing of the project around it",
     ),
-    Rule(who="orly.negentropy*", banned=OUTSIDE_WORLD, why="protocol is pure"),
-    Rule(who="orly.negentropy*", banned=("orly",), but=("orly.negentropy", "orly.nostr"), why="protocol is pure"),
+    Rule(
+        who="orly.negentropy*",
+        unless=("orly.negentropy.harness",),
+        banned=OUTSIDE_WORLD,
+        why="protocol is pure",
+    ),
+    Rule(who="orly.negentropy*", banned=("orly",), but=("orly.negentropy",), why="protocol is pure"),
     Rule(who="orly.sync.*.state", banned=OUTSIDE_WORLD, why="state machines are pure"),
+    Rule(who="orly.sync.*.schedule", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.units", banned=OUTSIDE_WORLD, why="parsers are pure"),
     Rule(who="orly.env_file", banned=OUTSIDE_WORLD, why="parsers are pure"),
     Rule(who="*", unless=("orly.store.lmdb*",), banned=("lmdb",), why="one package knows the engine"),
@@ -125,6 +133,11 @@ RULES = (
         why="the plumbing serves every service alike",
     ),
     Rule(
+        who="orly.opening*",
+        banned=(*SERVICES, "orly.intake", "orly.pb"),
+        why="who opens a store does not serve it",
+    ),
+    Rule(
         who="orly.process*",
         banned=(*SERVICES, "orly.store", "orly.rpc", "orly.intake", "orly.nostr"),
         why="the life of a program is the same whatever it does",
@@ -137,9 +150,16 @@ RULES = (
     ),
     Rule(
         who="orly.relay*",
-        banned=("orly.store",),
+        banned=("orly.store", "orly.opening"),
         but=("orly.store.base",),
         why="the relay knows the interface of a store, not which one it is",
+    ),
+    Rule(
+        who="orly.sync*",
+        unless=("orly.sync.*.run_service",),
+        banned=("orly.store", "orly.opening"),
+        but=("orly.store.base",),
+        why="a sync knows the interface of a store, not which one it is",
     ),
 )
 
@@ -311,6 +331,27 @@ def test_the_walk_sees_the_project() -> None:
             "orly.intake.x:1 imports orly.clock: every door has the same lock, so the lock knows no door",
         ),
         (
+            "orly/sync/negentropy/manager.py",
+            "import grpc",
+            "orly.sync.negentropy.manager:1 imports grpc: only what talks to another service knows how",
+        ),
+        (
+            "orly/sync/negentropy/manager.py",
+            "from orly.store.lmdb.store import LmdbStore",
+            "orly.sync.negentropy.manager:1 imports orly.store.lmdb.store.LmdbStore: "
+            "a sync knows the interface of a store, not which one it is",
+        ),
+        (
+            "orly/negentropy/x.py",
+            "from orly.nostr import event",
+            "orly.negentropy.x:1 imports orly.nostr.event: protocol is pure",
+        ),
+        (
+            "orly/opening/x.py",
+            "from orly.relay import relay",
+            "orly.opening.x:1 imports orly.relay.relay: who opens a store does not serve it",
+        ),
+        (
             "orly/relay/x.py",
             "from orly.store import lmdb",
             "orly.relay.x:1 imports orly.store.lmdb: the relay knows the interface of a store, not which one it is",
@@ -331,6 +372,9 @@ def test_a_violation_is_found(tmp_path: Path, name: str, text: str, found: str) 
 def test_what_is_allowed_is_not_found(tmp_path: Path) -> None:
     write(tmp_path, "orly/nostr/x.py", "import re\nfrom orly.nostr import event\nfrom . import tags\nimport timeit")
     write(tmp_path, "orly/sync/cluster/manager.py", "import time")
+    write(tmp_path, "orly/sync/cluster/service.py", "import grpc\nfrom orly.pb.orlysync.cluster.v1 import service_pb2")
+    write(tmp_path, "orly/sync/cluster/run_service.py", "from orly.opening.store import open_store")
+    write(tmp_path, "orly/negentropy/harness.py", "import os")
     write(tmp_path, "orly/sync/cluster/state.py", "from orly.nostr import event")
     write(tmp_path, "orly/store/lmdb/x.py", "import lmdb, os\nfrom orly.store.base import EventStore")
     write(

@@ -74,7 +74,13 @@ def test_the_proxy_that_is_trusted_is_the_proxy() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted(COMPOSE.iterdir()), UNIT, *sorted(CLOUDRON.iterdir()), ROOT / "docs/docker.md"],
+    [
+        *sorted(path for path in COMPOSE.rglob("*") if path.is_file()),
+        UNIT,
+        *sorted(CLOUDRON.iterdir()),
+        ROOT / "docs/docker.md",
+        ROOT / "docs/sync.md",
+    ],
     ids=lambda p: p.name,
 )
 def test_every_setting_that_is_named_exists(path: Path) -> None:

@@ -7,6 +7,7 @@ from orly.services import (
     DB,
     RELAY,
     SERVICES,
+    SYNC_NEGENTROPY,
     Service,
     enabled,
     process_count,
@@ -89,6 +90,7 @@ def test_every_program_has_an_address() -> None:
 
 def test_programs_are_in_the_order_of_their_start() -> None:
     assert enabled(Settings()) == (DB, RELAY)
+    assert enabled(Settings(launcher_sync_negentropy_enabled=True)) == (DB, SYNC_NEGENTROPY, RELAY)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,11 @@ def test_a_start_lasts_longer_than_the_wait_for_others() -> None:
     settings = load_with(ORLY_LAUNCHER_DB_READY_TIMEOUT="2500ms").settings
     assert start_s(RELAY, SERVICES, settings) == 5
     assert start_s(DB, SERVICES, settings) == 1
+    assert start_s(SYNC_NEGENTROPY, SERVICES, settings) == 5
+
+
+def test_nobody_waits_for_a_sync_service() -> None:
+    assert [service.name for service in SERVICES if SYNC_NEGENTROPY.name in service.needs] == []
 
 
 def test_stop_budgets_follow_the_settings() -> None:
@@ -116,3 +123,4 @@ def test_the_grace_of_the_whole_covers_every_step() -> None:
     settings = load_with(ORLY_LAUNCHER_STOP_TIMEOUT="7s", ORLY_STOP_TIMEOUT="3s").settings
     assert stop_grace_s(settings) == (7 + 1) + (5 + 1) + 2
     assert stop_grace_s(Settings()) == 46
+    assert stop_grace_s(Settings(launcher_sync_negentropy_enabled=True)) == 77

@@ -7,7 +7,11 @@ from orly.settings import SETTINGS
 
 SECRETS = [row.env for row in SETTINGS if row.form.is_secret]
 ATTRS = {row.env: row.attr for row in SETTINGS}
-VALUES = {"ORLY_RELAY_SECRET_KEY": (NSEC, SECRET), "ORLY_GRPC_TOKEN": (TOKEN, TOKEN)}
+VALUES = {
+    "ORLY_RELAY_SECRET_KEY": (NSEC, SECRET),
+    "ORLY_SYNC_NEGENTROPY_SECRET_KEY": (NSEC, SECRET),
+    "ORLY_GRPC_TOKEN": (TOKEN, TOKEN),
+}
 """How a secret is written, and what it then is."""
 
 
@@ -74,6 +78,15 @@ def test_the_launcher_has_its_own_name_for_the_address_of_the_store() -> None:
     (found,) = problems({ENV_FILE: "ORLY_LAUNCHER_DB_LISTEN=here\n"})
     assert found.startswith('ORLY_DB_LISTEN="here": has no port')
     assert found.endswith(f"(.env {ENV_FILE}, as ORLY_LAUNCHER_DB_LISTEN)")
+
+
+def test_the_address_of_the_sync_service_has_another_name_too() -> None:
+    loaded = load_with(ORLY_LAUNCHER_SYNC_NEGENTROPY_LISTEN="127.0.0.1:1")
+    assert loaded.settings.sync_negentropy_listen == "127.0.0.1:1"
+    assert loaded.sources["ORLY_SYNC_NEGENTROPY_LISTEN"] == "environment, as ORLY_LAUNCHER_SYNC_NEGENTROPY_LISTEN"
+    assert loaded.warnings == ()
+    both = load_with(ORLY_LAUNCHER_SYNC_NEGENTROPY_LISTEN="127.0.0.1:1", ORLY_SYNC_NEGENTROPY_LISTEN="127.0.0.1:2")
+    assert both.settings.sync_negentropy_listen == "127.0.0.1:2"
 
 
 def test_there_are_secrets() -> None:

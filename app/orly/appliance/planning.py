@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from orly.appliance.plan import Plan, Program, Trust
-from orly.services import Service, enabled, process_count, start_s, stop_budget_s
+from orly.services import DB, SYNC_NEGENTROPY, Service, enabled, process_count, start_s, stop_budget_s
 from orly.settings import ENV_NAMES, Loaded, Settings
 
 __all__ = ["children_environment", "local_address", "make_plan"]
@@ -64,12 +64,22 @@ def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int
         told |= {name: text.format(address=program.address) for name, text in service.for_callers}
         if service.processes_attr:
             told[ENV_NAMES[service.processes_attr]] = str(program.processes)
+    if SYNC_NEGENTROPY.name in programs:
+        told |= _beside_sync(loaded, programs[DB.name].address)
     if not is_given(loaded, "db_direct_read"):
         told[ENV_NAMES["db_direct_read"]] = "true"
     if settings.log_file is None:
         told[ENV_NAMES["log_to_stdout"]] = "true"
     if settings.port != port:
         told[ENV_NAMES["port"]] = str(port)
+    return told
+
+
+def _beside_sync(loaded: Loaded, db_address: str) -> dict[str, str]:
+    """Clients may reconcile unless that was forbidden, and the service has no other store than the relay's."""
+    told = {ENV_NAMES["sync_negentropy_db_type"]: "grpc", ENV_NAMES["sync_negentropy_db_server"]: db_address}
+    if not is_given(loaded, "negentropy_enabled"):
+        told[ENV_NAMES["negentropy_enabled"]] = "true"
     return told
 
 
@@ -120,9 +130,16 @@ def _trust(loaded: Loaded) -> Trust:
 
 def _notes(loaded: Loaded) -> list[str]:
     settings = loaded.settings
-    if is_given(loaded, "grpc_server") and settings.grpc_server != local_address(settings.db_listen):
-        return [
-            f"{ENV_NAMES['grpc_server']}={settings.grpc_server} has no effect here: the relay uses the orly-db at "
-            f"{local_address(settings.db_listen)}, which runs beside it"
-        ]
-    return []
+    pairs = [("grpc_server", "db_listen", DB.name)]
+    if SYNC_NEGENTROPY in enabled(settings):
+        pairs.append(("grpc_sync_negentropy", "sync_negentropy_listen", SYNC_NEGENTROPY.name))
+        pairs.append(("sync_negentropy_db_server", "db_listen", DB.name))
+    notes = []
+    for attr, listen_attr, program in pairs:
+        here = local_address(getattr(settings, listen_attr))
+        if is_given(loaded, attr) and getattr(settings, attr) != here:
+            notes.append(
+                f"{ENV_NAMES[attr]}={getattr(settings, attr)} has no effect here: the {program} at {here}, which runs "
+                "beside, is used"
+            )
+    return notes

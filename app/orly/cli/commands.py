@@ -7,6 +7,8 @@ import typer
 
 from orly import __version__
 from orly.cli.progress import tell
+from orly.cli.sync_command import add_sync
+from orly.cli.sync_options import SyncOptions
 from orly.process.exit_codes import ExitCode
 from orly.settings import Loaded, SettingsError, load
 
@@ -143,6 +145,15 @@ def export_events(
     from orly.cli.export_events import run_export
 
     raise _finish(*run_export(_load(), file, filter_json, server))
+
+
+def _sync(options: SyncOptions) -> None:
+    from orly.cli.sync_run import run_sync
+
+    raise _finish(*run_sync(_load(), options))
+
+
+add_sync(app, _sync)
 
 
 @app.command(

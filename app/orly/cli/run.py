@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 from orly.cli.open_store import OpenedStore, open_store
 from orly.process.exit_codes import ExitCode
@@ -11,7 +13,11 @@ from orly.relay.relay import run_relay
 from orly.relay.server import ServeError
 from orly.services import RELAY
 from orly.settings import Loaded, Settings
+from orly.settings_sync import negentropy_server
 from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from orly.reconciling import SetServer
 
 __all__ = ["process_name", "run"]
 
@@ -45,9 +51,40 @@ async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Even
     try:
         log.info("%s", opened.where)
         _warn_of_unknown_url(settings)
-        await run_relay(settings, opened.store, stop=stop, on_listening=_announce, store_health=opened.health)
+        async with AsyncExitStack() as stack:
+            await run_relay(
+                settings,
+                opened.store,
+                stop=stop,
+                on_listening=_announce,
+                store_health=opened.health,
+                sets=await _reconciling(settings, opened, stack),
+            )
     finally:
         await opened.close()
+
+
+async def _reconciling(settings: Settings, opened: OpenedStore, stack: AsyncExitStack) -> "SetServer | None":
+    """Who reconciles for clients, if anybody does; and the syncing with peers, where that is this process's."""
+    is_alone = settings.db_type != "grpc"
+    if (server := negentropy_server(settings)) is not None:
+        if not settings.negentropy_enabled:
+            return None
+        from orly.cli.run_sync import remote_sets  # what gRPC needs is for those who use it
+
+        return remote_sets(settings, server, stack)
+    syncs = is_alone and bool(settings.sync_negentropy_peers)
+    if settings.sync_negentropy_peers and not is_alone:
+        log.warning(
+            "ORLY_SYNC_NEGENTROPY_PEERS has no effect here: of several relay processes none syncs, that is for "
+            "orly-sync-negentropy; set ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED=true"
+        )
+    if not (settings.negentropy_enabled or syncs):
+        return None
+    from orly.cli.run_sync import local_sets  # the sets need numpy, which takes 15 MB
+
+    sets = await local_sets(settings, opened.store, stack, syncs=syncs)
+    return sets if settings.negentropy_enabled else None
 
 
 def _announce(url: str) -> None:

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     """Some or all of it was not done; what was said on standard error tells which."""
     USAGE = 2
     """The command line cannot be understood."""
+    INCOMPLETE = 3
+    """It came to its end, but something is missing; what that is was said on standard error."""
     UNAVAILABLE = 69
     """Something this needs is in use or out of reach: the port, the data directory."""
     INTERNAL = 70

@@ -5,7 +5,7 @@ import logging
 from contextlib import AsyncExitStack
 from typing import Final
 
-from orly.cli.open_store import OpenedStore
+from orly.opening.store import OpenedStore
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError
 from orly.rpc.channel import AccessRefusedError, NotReadyError, ServiceChannel, channel_from_settings, wait_ready

@@ -1,0 +1,190 @@
+"""`orly sync` on a data directory, or on the store that the settings name."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from orly import clock
+from orly.cli.sync_options import OptionError, SyncOptions
+from orly.cli.sync_report import SyncReport
+from orly.cli.sync_runner import RunError, Runner, StoppedError, until_stopped
+from orly.intake.policy import policy_from_settings
+from orly.intake.verify import Verifier
+from orly.negentropy import ItemSet
+from orly.nostr.event import EncodedEvent
+from orly.opening.store import open_store
+from orly.process.collector import settle_collector
+from orly.process.cores import has_second_core
+from orly.process.exit_codes import ExitCode
+from orly.process.serve import ServiceError
+from orly.settings import Settings
+from orly.settings_types import DirectoryPath
+from orly.store.base import (
+    EventStore,
+    FeedBatch,
+    Query,
+    SaveResult,
+    StoreError,
+    StoreLockedError,
+    StoreUnavailableError,
+)
+from orly.store.lmdb.follower import LmdbFollower
+from orly.sync.ingest import Door
+from orly.sync.negentropy.peer_memory import PeerMemory
+from orly.sync.negentropy.request import SyncRequest, SyncResult
+from orly.sync.negentropy.run import sync_with_peer
+
+__all__ = ["direct_runner"]
+
+YOUNG_OBJECTS: Final = 1_000_000
+"""No client waits while they are looked through, so that is done rarely."""
+
+log = logging.getLogger(__name__)
+
+
+def direct_runner(options: SyncOptions, settings: Settings) -> Runner:
+    """What syncs on the store of the settings, or on the data directory that the options name.
+
+    Raises:
+        OptionError: The options contradict each other or the settings.
+    """
+    for option, value in (("--token-file", options.token_file), ("--tls-ca", options.tls_ca)):
+        if value is not None:
+            raise OptionError(f"{option} has no effect without --server")
+    if options.data_dir is None:
+        return _DirectRunner(settings)
+    if not options.data_dir:
+        raise OptionError("--data-dir is empty: name the directory")
+    if settings.db_type == "grpc" and not settings.db_direct_read:
+        raise OptionError(
+            f"--data-dir has no effect with ORLY_DB_TYPE=grpc, the store is at {settings.grpc_server}: "
+            "leave it out, or set ORLY_DB_TYPE=lmdb"
+        )
+    try:
+        directory = TypeAdapter[object](DirectoryPath).validate_python(options.data_dir)
+    except ValidationError as error:
+        why = error.errors()[0].get("ctx", {}).get("error", "no directory")
+        raise OptionError(f"--data-dir {options.data_dir}: {why}") from None
+    return _DirectRunner(settings.model_copy(update={"data_dir": directory}))
+
+
+class _DirectRunner:
+    """Does it in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def __call__(self, request: SyncRequest, report: SyncReport, stop: asyncio.Event) -> SyncResult:
+        """See `Runner`."""
+        async with self._store(request, stop) as store:
+            log.debug("%s with %s", request.direction, request.url)
+            verifier = Verifier(share=has_second_core())
+            try:
+                door = Door(store, policy_from_settings(self._settings), verifier, clock.now_s)
+                settle_collector(YOUNG_OBJECTS)
+                work = sync_with_peer(
+                    request,
+                    store=store,
+                    sets=_StoredSets(store),
+                    door=door,
+                    memory=PeerMemory(),
+                    on_progress=report.progress,
+                    now_s=clock.now_s,
+                )
+                return await until_stopped(work, stop)
+            finally:
+                verifier.close()
+
+    @asynccontextmanager
+    async def _store(self, request: SyncRequest, stop: asyncio.Event) -> AsyncIterator[EventStore]:
+        """The store, opened for what the request does.
+
+        Raises:
+            RunError: It cannot be opened.
+            StoppedError: We were told to stop before it was there.
+        """
+        try:
+            opened = await open_store(self._settings, stop=stop)
+        except StoreLockedError as error:
+            if request.direction.pulls:
+                raise RunError(ExitCode.FAILED, _locked(error, self._settings, request)) from None
+            log.debug("%s: reading beside it", error)
+            opened = None
+        except StoreUnavailableError as error:
+            raise RunError(ExitCode.SETTINGS, str(error)) from None
+        except ServiceError as error:
+            code = ExitCode.SETTINGS if error.code is ExitCode.SETTINGS else ExitCode.FAILED
+            raise RunError(code, str(error)) from None
+        else:
+            if opened is None:
+                raise StoppedError
+        if opened is None:
+            async with _beside_writer(self._settings) as reader:
+                yield reader
+            return
+        log.debug("%s", opened.where)
+        try:
+            yield opened.store
+        finally:
+            await opened.close()
+
+
+@asynccontextmanager
+async def _beside_writer(settings: Settings) -> AsyncIterator[EventStore]:
+    """The data directory that another process writes, to be read only."""
+    try:
+        follower = await _Reader.open(settings.data_dir, max_bytes=settings.db_max_bytes)
+    except StoreUnavailableError as error:
+        raise RunError(ExitCode.SETTINGS, str(error)) from None
+    assert isinstance(follower, _Reader)
+    try:
+        yield follower
+    finally:
+        await follower.close()
+
+
+def _locked(error: StoreLockedError, settings: Settings, request: SyncRequest) -> str:
+    """What can be done when another process has the data directory."""
+    return (
+        f"{error}\n"
+        f"If that is orly-db, work through it: with --server {settings.grpc_sync_negentropy or '127.0.0.1:50064'} "
+        f"where orly-sync-negentropy runs, or with ORLY_DB_TYPE=grpc ORLY_GRPC_SERVER={settings.db_listen}.\n"
+        "If it is a relay alone, let it sync by itself, with ORLY_SYNC_NEGENTROPY_PEERS="
+        f"{request.url}, or stop it first. Sending with --dir up, and comparing with --dry-run, work beside it."
+    )
+
+
+class _StoredSets:
+    """The sets of a store, each read when it is asked for: a single sync asks once."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+
+    async def snapshot(self, query: Query, *, max_items: int | None = None) -> ItemSet:
+        """See `SetSource`."""
+        found = await self._store.items(query, max_items=max_items)
+        return ItemSet.from_rows(found.rows, is_sorted=True)
+
+
+class _Reader(LmdbFollower, EventStore):
+    """A store that another process writes; for syncs that only read."""
+
+    async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
+        """Never asked for.
+
+        Raises:
+            StoreError: Always.
+        """
+        raise StoreError("the data directory is only read here")
+
+    async def delete(self, ids: Sequence[bytes]) -> int:
+        """Likewise."""
+        raise StoreError("the data directory is only read here")
+
+    def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
+        """Likewise."""
+        raise StoreError("the data directory is only read here")

@@ -1,0 +1,222 @@
+"""Pushing events by their ids: read in batches, sent with a window on what is not answered yet."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+from orly.nostr.event import ID_IN_JSON, decode_stored
+from orly.nostr.filter import Filter
+from orly.nostr.tags import is_protected
+from orly.store.base import Query
+from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
+from orly.sync.negentropy.run_context import SyncContext
+from orly.sync.peer import PeerRefusedError
+
+__all__ = ["MAX_UNANSWERED_BYTES", "MAX_UNANSWERED_EVENTS", "Uploads"]
+
+MAX_UNANSWERED_EVENTS: Final = 500
+MAX_UNANSWERED_BYTES: Final = 4 * 1024 * 1024
+"""What may be on its way without an answer: enough for a link of 100 ms round-trip time at 5,000 events/s."""
+
+LARGE_EVENT_BYTES: Final = 64 * 1024
+"""Larger events go last and one by one: some relays close the connection over them."""
+
+_LOAD_EVENTS: Final = 128
+_SEND_BYTES: Final = 256 * 1024
+_MAX_USELESS: Final = 500
+"""A peer that rejects so many at a stretch, and never took one, takes none from us."""
+
+_PROTECTED_HINT: Final = b'["-"'
+
+_HAS_IT: Final = frozenset({"duplicate", "replaced", "deleted"})
+"""What the peer says when it has the event, or something that stands for it."""
+
+_NOT_FOR_GOOD: Final = frozenset({"auth-required", "rate-limited", "error"})
+
+
+class Uploads:
+    """Sends what is added until all of it is answered; run by one task."""
+
+    def __init__(self, context: SyncContext) -> None:
+        self._context = context
+        self._queue: deque[bytes] = deque()
+        self._large: list[tuple[int, bytes]] = []
+        self._unanswered: dict[bytes, int] = {}
+        self._unanswered_bytes = 0
+        self._changed = asyncio.Event()
+        self._is_last = False
+        self._n_useless = 0
+        self._is_loading = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._trouble: PeerRefusedError | None = None
+
+    def add(self, ids: Sequence[bytes]) -> None:
+        """Send these too."""
+        if ids:
+            self._queue.extend(ids)
+            self._context.room.add(len(ids))
+            self._idle.clear()
+            self._changed.set()
+
+    def finish(self) -> None:
+        """Nothing more will be added."""
+        self._is_last = True
+        self._changed.set()
+
+    async def idle(self) -> None:
+        """Return when all that was added so far is settled, but for large events."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Work until `finish` was called and all is answered.
+
+        Raises:
+            PeerError: The peer takes nothing, or the connection is lost.
+            StoreError: The events cannot be read.
+        """
+        while self._queue or self._unanswered or not self._is_last:
+            if self._queue:
+                await self._send_some()
+                continue
+            if not self._unanswered:
+                self._idle.set()
+            await self._change()
+        self._large.sort(reverse=True)
+        while self._large:
+            events = await self._load([self._large[-1][1]])
+            await self._send(events)
+            await self._room(0, below=1)
+            self._large.pop()
+
+    def give_up(self, *, was_silent: bool) -> bool:
+        """Count what is not answered as rejected, now that the connection is over.
+
+        Args:
+            was_silent: The peer did not end it: it said nothing for too long.
+
+        Returns:
+            False if the sync has to fail, because more than answers is missing, or because the peer went away for
+            another reason than a large event. Nothing is counted then.
+        """
+        is_large = bool(self._large and self._unanswered)
+        if self._queue or self._is_loading or not self._is_last or not (is_large or (was_silent and self._unanswered)):
+            return False
+        tally = self._context.tally
+        if is_large:
+            size, event_id = self._large.pop()
+            self._context.memory.note(event_id, Why.REJECTED, now_s=self._context.now_s())
+            tally.reject(f"the peer went away over an event of {size} bytes")
+            self._unanswered.pop(event_id, None)
+        for _ in range(len(self._large) + len(self._unanswered)):
+            tally.reject("the peer did not answer")
+        return True
+
+    async def _send_some(self) -> None:
+        n_ids = min(len(self._queue), _LOAD_EVENTS)
+        ids = [self._queue.popleft() for _ in range(n_ids)]
+        self._context.room.add(-n_ids)
+        self._is_loading = True
+        events = await self._load(self._choose(ids))
+        self._large += [(len(raw), event_id) for event_id, raw in events if len(raw) > LARGE_EVENT_BYTES]
+        await self._send([(event_id, raw) for event_id, raw in events if len(raw) <= LARGE_EVENT_BYTES])
+        self._is_loading = False
+
+    def _choose(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Those that are not known to be sent in vain; the others are counted."""
+        context = self._context
+        tally, now_s = context.tally, context.now_s()
+        chosen = []
+        for event_id in ids:
+            why = context.memory.why_not_push(event_id, now_s=now_s)
+            match why:
+                case None:
+                    chosen.append(event_id)
+                case Why.REJECTED:
+                    tally.reject("rejected in an earlier sync")
+                case Why.UNNEEDED:
+                    tally.unneeded += 1
+                case Why.UNAVAILABLE | Why.REFUSED | Why.UNWANTED:
+                    raise AssertionError("these concern pulling")
+                case _:
+                    assert_never(why)
+        return chosen
+
+    async def _load(self, ids: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Id and JSON of the events that are still here and that others than their authors may publish."""
+        if not ids:
+            return []
+        context = self._context
+        wanted = Filter(ids=frozenset(event_id.hex() for event_id in ids))
+        raws = await context.store.fetch(Query(filters=(wanted,), scope=context.scope))
+        found = [(bytes.fromhex(raw[ID_IN_JSON].decode()), raw) for raw in raws if not _is_protected(raw)]
+        context.tally.unneeded += len(ids) - len(found)
+        return found
+
+    async def _send(self, events: Sequence[tuple[bytes, bytes]]) -> None:
+        start = 0
+        while start < len(events):
+            n_bytes, end = len(events[start][1]), start + 1
+            while end < len(events) and n_bytes + len(events[end][1]) <= _SEND_BYTES:
+                n_bytes += len(events[end][1])
+                end += 1
+            await self._publish(events[start:end], n_bytes)
+            start = end
+
+    async def _publish(self, events: Sequence[tuple[bytes, bytes]], n_bytes: int) -> None:
+        await self._room(n_bytes, below=MAX_UNANSWERED_EVENTS - len(events) + 1)
+        self._unanswered.update((event_id, len(raw)) for event_id, raw in events)
+        self._unanswered_bytes += n_bytes
+        self._context.peer.publish(events, self._answered)
+        await self._context.peer.drained()
+
+    async def _room(self, n_bytes: int, *, below: int) -> None:
+        """Wait until fewer than `below` events are unanswered, and so many bytes more may be sent."""
+        while self._unanswered and (
+            len(self._unanswered) >= below or self._unanswered_bytes + n_bytes > MAX_UNANSWERED_BYTES
+        ):
+            await self._change()
+
+    async def _change(self) -> None:
+        """Wait until something was answered or added."""
+        if self._trouble is None:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _answered(self, answers: Sequence[tuple[bytes, bool, str]]) -> None:
+        """Count the OKs of one read; called by the connection."""
+        tally = self._context.tally
+        for event_id, is_accepted, reason in answers:
+            size = self._unanswered.pop(event_id, None)
+            if size is None:
+                continue
+            self._unanswered_bytes -= size
+            word = reason.partition(":")[0]
+            if word in _HAS_IT:
+                tally.unneeded += 1
+                self._context.memory.note(event_id, Why.UNNEEDED, now_s=self._context.now_s())
+            elif is_accepted:
+                tally.sent += 1
+            else:
+                self._reject(event_id, word, reason)
+        tally.tell()
+        self._changed.set()
+
+    def _reject(self, event_id: bytes, word: str, reason: str) -> None:
+        tally = self._context.tally
+        tally.reject(reason)
+        if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
+            tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
+        if tally.sent or tally.unneeded:
+            return
+        self._n_useless += 1
+        if self._n_useless > _MAX_USELESS:
+            self._trouble = PeerRefusedError(f"{self._context.peer.name} takes no events from us: {reason}", reason)
+
+
+def _is_protected(raw: bytes) -> bool:
+    """Whether only the author may publish the event (NIP-70)."""
+    return _PROTECTED_HINT in raw and is_protected(decode_stored(raw))

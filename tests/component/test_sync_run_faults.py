@@ -1,0 +1,731 @@
+"""One sync with relays that cap, refuse, stall, close, cheat or know less: it ends, says how, and loses nothing."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.component.async_test import async_test
+from tests.component.fake_peer import FakeRelay, PeerSide, scripted_peer
+from tests.component.sync_side import hex_ids, notes, side
+from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
+
+from orly.nostr.filter import Filter
+from orly.sync.negentropy import download, fallback, run_reconcile, upload
+from orly.sync.negentropy.request import Direction, SyncFailedError
+
+OURS = notes(*range(400))
+THEIRS = notes(*range(200, 900))
+BOTH = hex_ids(OURS) | hex_ids(THEIRS)
+QUICK_S = 0.3
+"""How long a peer may be silent here; the loop has nothing else to do."""
+
+
+def kinds_of(log: list[list[Any]]) -> set[str]:
+    return {message[0] for message in log}
+
+
+async def fails(
+    own: Any, url: str, words: str, direction: Direction = Direction.BOTH, **options: Any
+) -> SyncFailedError:
+    """A sync that must fail, with these words."""
+    with pytest.raises(SyncFailedError, match=words) as caught:
+        await own.sync(url, direction, **options)
+    return caught.value
+
+
+async def goes_on(own: Any, relay: FakeRelay) -> None:
+    """Now that the relay behaves, the next sync makes both sides equal."""
+    healthy = FakeRelay()
+    healthy.events = relay.events
+    async with scripted_peer(healthy.serve) as url:
+        result = await own.sync(url)
+    assert result.is_complete, result.problems
+    assert await own.ids() == set(relay.events)
+
+
+# Caps
+
+
+class CappingRelay(FakeRelay):
+    """Reconciles no more than so many events at a time."""
+
+    def __init__(self, events: Any, cap: int, *refusal: Any) -> None:
+        super().__init__(events)
+        self.cap = cap
+        self.refusal = refusal or ("blocked: too many query results", cap)
+        self.n_refused = 0
+
+    async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+        if len(self.matching([filter_])) > self.cap:
+            self.n_refused += 1
+            await peer.send("NEG-ERR", sub_id, *self.refusal)
+        else:
+            await super().on_neg_open(peer, sub_id, filter_, message)
+
+
+@pytest.mark.parametrize("refusal", [(), ("blocked: this query is too big",), ("ERROR: too many records",)])
+@pytest.mark.parametrize("n_ours", [0, 400])
+@async_test
+async def test_a_cap_is_got_around_by_time(n_ours: int, refusal: tuple[str, ...], tmp_path: Path) -> None:
+    relay = CappingRelay(THEIRS, 60, *refusal)
+    async with side(tmp_path, OURS[:n_ours]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert await own.ids() == set(relay.events) == hex_ids(OURS[:n_ours]) | hex_ids(THEIRS)
+        assert result.is_complete
+        assert relay.n_refused >= 10
+
+
+@async_test
+async def test_a_second_with_more_than_the_cap_is_read_page_by_page(tmp_path: Path) -> None:
+    same_second = [make_event(content=str(number), created_at=NOW_S - 500) for number in range(70)]
+    relay = CappingRelay([*same_second, *notes(1, 2, 3)], 10)
+    async with side(tmp_path, same_second[::2]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert await own.ids() == set(relay.events)
+        assert result.is_complete
+
+
+@async_test
+async def test_a_capped_filter_with_a_limit_is_not_split(tmp_path: Path) -> None:
+    relay = CappingRelay(THEIRS, 60)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN, Filter(limit=100))
+        assert await own.ids() == hex_ids(THEIRS[-100:])
+        assert result.is_complete
+        assert relay.n_refused == 1
+
+
+@async_test
+async def test_a_peer_that_refuses_every_size_is_read_page_by_page(tmp_path: Path) -> None:
+    relay = CappingRelay(THEIRS, -1)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert await own.ids() == set(relay.events) == BOTH
+        assert result.is_complete
+        assert relay.n_refused == 101
+
+
+# Refusals
+
+
+class RefusingRelay(FakeRelay):
+    """Answers every NEG-OPEN in its own way."""
+
+    def __init__(self, events: Any, *answer: Any) -> None:
+        super().__init__(events)
+        self.answer = answer
+
+    async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+        if self.answer:
+            await peer.send(*(sub_id if each == "SUB" else each for each in self.answer))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ("NOTICE", "ERROR: bad msg: negentropy disabled"),
+        ("NOTICE", "unknown message type NEG-OPEN"),
+        ("CLOSED", "SUB", "unsupported: unknown command"),
+        ("NEG-ERR", "SUB", "unsupported: no negentropy here"),
+        ("NEG-ERR", "SUB", "blocked: negentropy is not offered by this relay"),
+        ("NEG-ERR", "SUB", "blocked: go away"),
+        ("NEG-MSG", "SUB", "62"),
+        (),
+    ],
+    ids=lambda answer: " ".join(answer) or "silence",
+)
+@pytest.mark.parametrize("direction", list(Direction))
+@async_test
+async def test_without_negentropy_events_are_compared_page_by_page(
+    direction: Direction, answer: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_reconcile, "FIRST_ANSWER_S", QUICK_S)
+    relay = RefusingRelay(THEIRS, *answer)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, direction, batch_events=100)
+        assert await own.ids() == (BOTH if direction.pulls else hex_ids(OURS))
+        assert set(relay.events) == (BOTH if direction.pushes else hex_ids(THEIRS))
+        assert (result.progress.have, result.progress.need) == (200, 500)
+        assert result.is_complete
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("auth-required: who are you", "auth-required: who are you .*wants a key, and none is given"),
+        ("restricted: not you", "restricted: not you"),
+        ("error: shutting down", "error: shutting down"),
+        ("blocked: too many concurrent sessions", "concurrent"),
+        ("PROTOCOL-ERROR", "PROTOCOL-ERROR"),
+    ],
+)
+@async_test
+async def test_refusals_that_end_the_sync(reason: str, words: str, tmp_path: Path) -> None:
+    relay = RefusingRelay(THEIRS, "NEG-ERR", "SUB", reason)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, words)
+        assert await own.ids() == hex_ids(OURS)
+        assert "EVENT" not in kinds_of(relay.log)
+
+
+class LosingRelay(FakeRelay):
+    """Forgets a session after its first answer, so many times."""
+
+    n_losses = 2
+
+    async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+        if self.log[-1][0] == "NEG-MSG" and self.n_losses:
+            self.n_losses -= 1
+            await peer.send("NEG-ERR", sub_id, "closed: session timed out")
+        else:
+            await super().on_neg_msg(peer, sub_id, message)
+
+
+@async_test
+async def test_a_lost_session_is_begun_again(tmp_path: Path) -> None:
+    relay = LosingRelay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, frame_bytes=512)
+        assert await own.ids() == set(relay.events) == BOTH
+        assert result.is_complete
+        assert relay.n_losses == 0
+
+
+@async_test
+async def test_a_session_that_is_always_lost_is_given_up(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+            await peer.send("NEG-ERR", sub_id, "closed: no")
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "closed: no")
+
+
+# AUTH
+
+
+class ClosedRelay(FakeRelay):
+    """Answers nothing before it is given an AUTH event (NIP-42)."""
+
+    def __init__(self, events: Any) -> None:
+        super().__init__(events)
+        self.keys: list[str] = []
+
+    async def handle(self, peer: PeerSide, message: list[Any]) -> None:
+        match message:
+            case ["AUTH", dict(event)]:
+                self.keys.append(event["pubkey"])
+                await peer.send("OK", event["id"], True, "")
+            case ["NEG-OPEN", str(sub_id), *_] if not self.keys:
+                await peer.send("AUTH", "challenge")
+                await peer.send("NEG-ERR", sub_id, "ERROR: auth-required: say who you are")
+            case _:
+                await super().handle(peer, message)
+
+
+@async_test
+async def test_a_peer_that_wants_to_know_who_we_are(tmp_path: Path) -> None:
+    relay = ClosedRelay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "auth-required: say who you are")
+        result = await own.sync(url, auth_key=SECRETS[0])
+        assert await own.ids() == set(relay.events) == BOTH
+        assert result.is_complete
+
+
+@async_test
+async def test_reqs_that_want_a_key_fail_and_nothing_is_remembered(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            await peer.send("CLOSED", sub_id, "auth-required: who are you")
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "does not send events: auth-required: who are you")
+        assert len(own.memory) == 0
+
+
+# Stalls and closes at every stage
+
+
+class BreakingRelay(FakeRelay):
+    """Stops at the nth message of a type: says nothing more about that type, or hangs up."""
+
+    def __init__(self, kind: str, nth: int, how: str) -> None:
+        super().__init__(THEIRS)
+        self.kind, self.nth, self.how = kind, nth, how
+
+    async def handle(self, peer: PeerSide, message: list[Any]) -> None:
+        if message[0] == self.kind:
+            self.nth -= 1
+            if self.nth <= 0:
+                match self.how:
+                    case "abort":
+                        peer.abort()
+                    case "close":
+                        await peer.close(1011, "out of order")
+                return
+        await super().handle(peer, message)
+
+
+@pytest.mark.parametrize("how", ["stall", "abort", "close"])
+@pytest.mark.parametrize(
+    ("kind", "nth"), [("NEG-OPEN", 1), ("NEG-MSG", 1), ("REQ", 1), ("REQ", 3), ("EVENT", 1), ("EVENT", 60)]
+)
+@async_test
+async def test_a_peer_that_breaks_is_gone_on_with(
+    kind: str, nth: int, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = BreakingRelay(kind, nth, how)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        options: dict[str, Any] = {"batch_events": 100, "frame_bytes": 512, "timeout_s": QUICK_S}
+        if how == "stall" and kind == "NEG-OPEN":
+            monkeypatch.setattr(run_reconcile, "FIRST_ANSWER_S", 60.0)
+        if how == "stall" and kind == "EVENT":
+            result = await own.sync(url, **options)
+            assert result.progress.rejected == 200 - (nth - 1)
+            assert result.problems == (
+                f"{201 - nth} events rejected by the peer: the peer did not answer ({201 - nth})",
+            )
+        else:
+            error = await fails(own, url, "waited|silent|closed|out of order|nothing|lost|reset|answer", **options)
+            assert error.progress.bytes_sent > 0
+        await goes_on(own, relay)
+
+
+@async_test
+async def test_nobody_there(tmp_path: Path) -> None:
+    async with side(tmp_path) as own:
+        error = await fails(own, "ws://127.0.0.1:1", "127.0.0.1:1")
+        assert error.progress.round == 0
+
+
+@async_test
+async def test_junk_for_a_negentropy_message(tmp_path: Path) -> None:
+    relay = RefusingRelay(THEIRS, "NEG-MSG", "SUB", "61ffff")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "sent a negentropy message that makes no sense")
+
+
+@async_test
+async def test_endless_rounds_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_BARREN_ROUNDS", 10)
+
+    class Relay(FakeRelay):
+        async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+            await peer.send("NEG-MSG", sub_id, "61000001" + "5a" * 16)  # one range up to infinity, always different
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        error = await fails(own, url, "11 answers at a stretch brought nothing new")
+        assert error.progress.round == 11
+
+
+@async_test
+async def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            asked.set()
+
+    asked = asyncio.Event()
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        before = asyncio.all_tasks()
+        task = asyncio.create_task(own.sync(url))
+        await asyncio.wait_for(asked.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        left = {each.get_name() for each in asyncio.all_tasks() - before if each.get_name().startswith("sync-")}
+        assert not left
+        await goes_on(own, relay)
+
+
+# Events that do not come, or others that do
+
+
+class WithholdingRelay(FakeRelay):
+    """Has events in its set that it never sends."""
+
+    hidden: frozenset[str] = frozenset()
+
+    def matching(self, filters: list[Any]) -> list[bytes]:
+        found = super().matching(filters)
+        if any("ids" in each for each in filters):
+            return [row for row in found if json.loads(row)["id"] not in self.hidden]
+        return found
+
+
+@async_test
+async def test_events_that_never_come_are_asked_for_twice_and_remembered(tmp_path: Path) -> None:
+    relay = WithholdingRelay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS[::70])
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        first = await own.sync(url, Direction.DOWN)
+        asked = [each for message in relay.log if message[0] == "REQ" for each in message[2]["ids"]]
+        assert {each: asked.count(each) for each in relay.hidden} == dict.fromkeys(relay.hidden, 2)
+        assert (first.progress.fetched, first.progress.unavailable) == (690, 10)
+        assert first.problems == ("10 events announced by the peer and not sent",)
+        assert not first.is_complete
+        n_messages = len(relay.log)
+        again = await own.sync(url, Direction.DOWN)
+        assert again.progress.unavailable == 10
+        assert not again.is_complete
+        assert "REQ" not in kinds_of(relay.log[n_messages:])
+        own.time[0] += 86_400
+        relay.hidden = frozenset()
+        assert (await own.sync(url, Direction.DOWN)).is_complete
+        assert await own.ids() == hex_ids(THEIRS)
+
+
+@async_test
+async def test_a_peer_that_announces_and_sends_nothing_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_MAX_BARREN_IDS", 300)
+    relay = WithholdingRelay(THEIRS)
+    relay.hidden = frozenset(relay.events)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "announced [0-9]+ events and sent none", batch_events=100)
+
+
+class ReqRelay(FakeRelay):
+    """Answers REQs in a way of its own."""
+
+    answer: Callable[[PeerSide, str, list[bytes], dict[str, Any]], Any]
+
+    async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+        await self.answer(peer, sub_id, self.matching(filters), filters[0])
+
+
+async def send_events(peer: PeerSide, sub_id: str, rows: list[bytes]) -> None:
+    for row in rows:
+        await peer.send_text(b'["EVENT","%b",%b]' % (sub_id.encode(), row))
+
+
+async def _cut_at_30(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+    await send_events(peer, sub_id, rows[:30])
+    await peer.send("EOSE", sub_id)
+
+
+async def _at_most_50_ids(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+    if len(asked["ids"]) > 50:
+        await peer.send("CLOSED", sub_id, "error: too many ids")
+    else:
+        await send_events(peer, sub_id, rows)
+        await peer.send("EOSE", sub_id)
+
+
+async def _closed_when_complete(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+    await send_events(peer, sub_id, rows)
+    await peer.send("CLOSED", sub_id, "all events that can match were sent")
+
+
+async def _strangers_too(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+    strangers = [event.raw for event in notes(*range(5000, 5010), key=1)]
+    await send_events(peer, sub_id, [*strangers, *rows, *rows[:5], b'{"id":1}', b"{}"])
+    await send_events(peer, "another", strangers)
+    await peer.send("EOSE", sub_id)
+
+
+@pytest.mark.parametrize("answer", [_cut_at_30, _at_most_50_ids, _closed_when_complete, _strangers_too])
+@async_test
+async def test_peculiar_answers_to_reqs(answer: Any, tmp_path: Path) -> None:
+    relay = ReqRelay(THEIRS)
+    relay.answer = answer
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert await own.ids() == set(relay.events) == BOTH
+        assert result.is_complete
+        assert result.progress.fetched == 500
+
+
+@async_test
+async def test_a_flood_of_events_that_nobody_asked_for_ends_the_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_MAX_UNASKED", 20)
+
+    async def flood(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+        for start in range(10_000, 11_000, 10):
+            await send_events(peer, sub_id, [fake_event(content=str(start + each)).raw for each in range(10)])
+
+    relay = ReqRelay(THEIRS)
+    relay.answer = flood
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "events that it was not asked for")
+        assert await own.ids() == hex_ids(OURS)
+
+
+@async_test
+async def test_reqs_that_are_refused_however_short_end_the_sync(tmp_path: Path) -> None:
+    async def refuse(peer: PeerSide, sub_id: str, rows: list[bytes], asked: dict[str, Any]) -> None:
+        await peer.send("CLOSED", sub_id, "blocked: nothing for you")
+
+    relay = ReqRelay(THEIRS)
+    relay.answer = refuse
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "does not send events: blocked: nothing for you")
+
+
+@async_test
+async def test_forged_events_are_refused_and_not_fetched_again(tmp_path: Path) -> None:
+    good, forged, twisted = notes(1, 2, 3)
+    relay = FakeRelay([good, forged, twisted])
+    relay.events[forged.event.id] = event_json(forged, sig=FAKE_SIG)
+    relay.events[twisted.event.id] = event_json(twisted, content="something else")
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        for _ in range(2):
+            result = await own.sync(url, Direction.DOWN)
+            assert await own.ids() == {good.event.id}
+            assert result.progress.refused == 2
+            assert not result.is_complete
+        assert len([message for message in relay.log if message[0] == "REQ"]) == 1
+
+
+@async_test
+async def test_events_outside_the_filter_are_refused(tmp_path: Path) -> None:
+    inside, outside = make_event(kind=1), make_event(kind=7)
+
+    class Relay(FakeRelay):
+        def matching(self, filters: list[Any]) -> list[bytes]:
+            return super().matching([{key: each[key] for key in each if key != "kinds"} for each in filters])
+
+    relay = Relay([inside, outside])
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN, Filter(kinds=frozenset({1})))
+        assert await own.ids() == {inside.event.id}
+        assert "does not match the filter" in result.problems[0]
+
+
+# OKs
+
+
+class JudgingRelay(FakeRelay):
+    """Rejects events by their number in the order of arrival."""
+
+    verdict: Callable[[int, dict[str, Any]], tuple[bool, str] | None]
+    n_seen = 0
+
+    async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+        self.n_seen += 1
+        verdict = self.verdict(self.n_seen, event)
+        if verdict is not None and verdict[0] and not verdict[1]:
+            await super().on_event(peer, event)
+        elif verdict is not None:
+            await peer.send("OK", event["id"], *verdict)
+
+
+@async_test
+async def test_rejected_events_are_said_and_not_sent_again(tmp_path: Path) -> None:
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: (False, "blocked: no") if number % 4 == 0 else (True, "")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        first = await own.sync(url)
+        assert (first.progress.sent, first.progress.rejected) == (300, 100)
+        assert first.problems == ("100 events rejected by the peer: blocked: no (100)",)
+        again = await own.sync(url)
+        assert relay.n_seen == 400
+        assert (again.progress.sent, again.progress.rejected) == (0, 100)
+        assert not again.is_complete
+        own.time[0] += 86_400
+        relay.verdict = lambda number, event: (True, "")
+        assert (await own.sync(url)).is_complete
+        assert set(relay.events) == hex_ids(OURS)
+
+
+@pytest.mark.parametrize("reason", ["rate-limited: slow down", "error: disk full", "auth-required: who"])
+@async_test
+async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Path) -> None:
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: (False, reason) if number <= 10 else (True, "")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        assert (await own.sync(url)).progress.rejected == 10
+        assert (await own.sync(url)).is_complete
+        assert set(relay.events) == hex_ids(OURS)
+
+
+@pytest.mark.parametrize(
+    "verdict", [(True, "duplicate: have it"), (False, "replaced: have newer event"), (False, "duplicate: newer")]
+)
+@async_test
+async def test_what_the_peer_has_after_all_is_no_loss(verdict: tuple[bool, str], tmp_path: Path) -> None:
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: verdict
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        for _ in range(2):
+            result = await own.sync(url)
+            assert result.is_complete
+            assert result.progress.unneeded == 400
+        assert relay.n_seen == 400
+
+
+@async_test
+async def test_a_peer_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_MAX_USELESS", 50)
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: (False, "restricted: members only")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "takes no events from us: restricted: members only")
+
+
+@async_test
+async def test_one_ok_missing_and_others_twice(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            if event["id"] == OURS[7].event.id:
+                self.events[event["id"]] = OURS[7].raw
+            else:
+                await super().on_event(peer, event)
+                await peer.send("OK", event["id"], True, "")
+                await peer.send("OK", THEIRS[-1].event.id, False, "blocked: never sent")
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, timeout_s=QUICK_S)
+        assert await own.ids() == set(relay.events) == BOTH
+        assert (result.progress.sent, result.progress.rejected) == (199, 1)
+        assert result.problems == ("1 event rejected by the peer: the peer did not answer (1)",)
+        assert (await own.sync(url)).is_complete
+
+
+@async_test
+async def test_the_window_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "MAX_UNANSWERED_EVENTS", 20)
+    monkeypatch.setattr(upload, "_SEND_BYTES", 1000)
+
+    class Relay(FakeRelay):
+        waiting: list[str]
+        most = 0
+
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            self.events[event["id"]] = json.dumps(event).encode()
+            self.waiting.append(event["id"])
+            self.most = max(self.most, len(self.waiting))
+            if len(self.waiting) == 20 or len(self.events) == len(OURS):
+                for each in self.waiting:
+                    await peer.send("OK", each, True, "")
+                self.waiting.clear()
+
+    relay = Relay()
+    relay.waiting = []
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        # Twenty are sent exactly: with nineteen nothing would be answered, and the sync would end with a stall.
+        result = await own.sync(url, Direction.UP)
+        assert result.is_complete
+        assert relay.most == 20
+
+
+@async_test
+async def test_large_events_go_last_and_one_by_one(tmp_path: Path) -> None:
+    large = [make_event(content="x" * size, created_at=NOW_S - size) for size in (70_000, 90_000)]
+
+    class Relay(FakeRelay):
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            if len(event["content"]) > 80_000:
+                await peer.close(1009, "too large")
+            else:
+                await super().on_event(peer, event)
+
+    relay = Relay()
+    async with side(tmp_path, [*OURS, *large]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert result.progress.sent == 401
+        assert set(relay.events) == hex_ids([*OURS, large[0]])
+        size = len(large[1].raw)
+        assert result.problems == (
+            f"1 event rejected by the peer: the peer went away over an event of {size} bytes (1)",
+        )
+        again = await own.sync(url)
+        assert again.progress.rejected == 1
+        assert [message[0] for message in relay.log].count("EVENT") == 402
+
+
+# Paging
+
+
+@async_test
+async def test_a_second_that_no_page_shows_all_of_is_said(tmp_path: Path) -> None:
+    crowd = [make_event(content=str(number), created_at=NOW_S - 500) for number in range(30)]
+    relay = RefusingRelay([*crowd, *notes(1, 2)], "NEG-ERR", "SUB", "unsupported: no")
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN, batch_events=20)
+        assert result.progress.fetched == 22
+        assert not result.is_complete
+        assert result.problems == (
+            f"the peer lacks negentropy and shows only some of its events of one second (created_at {NOW_S - 500})",
+        )
+        whole = await own.sync(url, Direction.DOWN, batch_events=31)
+        assert whole.is_complete
+        assert await own.ids() == set(relay.events)
+
+
+@pytest.mark.parametrize("batch_events", [3, 4, 5, 11, 12, 13])
+@async_test
+async def test_ties_at_the_edges_of_pages(batch_events: int, tmp_path: Path) -> None:
+    tied = [make_event(content=str(number), created_at=NOW_S - number // 3) for number in range(36)]
+    relay = RefusingRelay(tied[::2] + tied[1:9:2], "NEG-ERR", "SUB", "unsupported: no")
+    async with side(tmp_path, tied[1::2]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, batch_events=batch_events)
+        if batch_events > 3:
+            assert result.is_complete, result.problems
+        assert await own.ids() == set(relay.events) == hex_ids(tied)
+
+
+@async_test
+async def test_pages_that_are_too_large_are_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "MAX_PAGE_BYTES", 5000)
+    relay = RefusingRelay(THEIRS, "NEG-ERR", "SUB", "unsupported: no")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert await own.ids() == set(relay.events) == BOTH
+        assert result.is_complete
+
+
+@async_test
+async def test_a_limit_holds_over_pages(tmp_path: Path) -> None:
+    relay = RefusingRelay(THEIRS, "NEG-ERR", "SUB", "unsupported: no")
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        await own.sync(url, Direction.DOWN, Filter(limit=130), batch_events=50)
+        assert await own.ids() == hex_ids(THEIRS[-130:])
+
+
+# Bounds
+
+
+@async_test
+async def test_reading_pauses_while_the_store_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MAX_HELD_BYTES", 20_000)
+    relay = FakeRelay(THEIRS)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN, batch_events=50)
+        assert result.is_complete
+        assert await own.ids() == hex_ids(THEIRS)
+
+
+@async_test
+async def test_reconciling_pauses_while_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orly.sync.negentropy import run_context
+
+    most = 0
+
+    class Watched(run_context.Room):
+        def __init__(self) -> None:
+            super().__init__(max_ids=50)
+
+        def add(self, count: int) -> None:
+            nonlocal most
+            super().add(count)
+            most = max(most, self._n_ids)
+
+    monkeypatch.setattr("orly.sync.negentropy.run.Room", Watched)
+    relay = FakeRelay(notes(*range(3000)))
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN, batch_events=20, frame_bytes=512)
+        assert result.is_complete
+        assert await own.ids() == set(relay.events)
+        assert most >= 50

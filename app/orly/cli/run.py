@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from orly.cli.open_store import OpenedStore, open_store
+from orly.opening.exits import store_exits
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError, serve_until_stopped
 from orly.relay.relay import run_relay
@@ -14,7 +15,6 @@ from orly.relay.server import ServeError
 from orly.services import RELAY
 from orly.settings import Loaded, Settings
 from orly.settings_sync import negentropy_server
-from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from orly.reconciling import SetServer
@@ -36,15 +36,12 @@ def process_name(given: str) -> str:
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
-        opened = await open_store(settings, stop=stop)
-        if opened is not None:
-            await _run_relay(settings, opened, stop)
-    except (ServeError, StoreLockedError) as error:
+        with store_exits():
+            opened = await open_store(settings, stop=stop)
+            if opened is not None:
+                await _run_relay(settings, opened, stop)
+    except ServeError as error:
         raise ServiceError(ExitCode.UNAVAILABLE, str(error)) from error
-    except StoreUnavailableError as error:
-        raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except StoreError as error:
-        raise ServiceError(ExitCode.INTERNAL, str(error)) from error
 
 
 async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Event) -> None:

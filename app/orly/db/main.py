@@ -1,14 +1,9 @@
-"""The `orly-db` console script: takes charge of streams and signals, then loads what it needs."""
+"""The `orly-db` console script."""
 
-import argparse
-import os
-import signal
-import sys
+from collections.abc import Callable
 
-from orly import __version__
 from orly.process.exit_codes import ExitCode
-from orly.process.stop_signals import on_stop
-from orly.process.streams import occupy_standard_streams, silence_grpc_core, tell
+from orly.process.program import run_program
 
 __all__ = ["main"]
 
@@ -24,24 +19,13 @@ _EXIT_CODES = (
 
 def main() -> None:
     """Serve until told to stop; exits with its status (see `ExitCode`)."""
-    occupy_standard_streams()
-    silence_grpc_core()
-    on_stop(_leave_before_start)
-    parser = argparse.ArgumentParser(prog="orly-db", description=_DESCRIPTION, epilog=_EXIT_CODES, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"orly-db {__version__}")
-    parser.parse_args()
+    run_program("orly-db", description=_DESCRIPTION, exit_codes=_EXIT_CODES, loaded_run=_loaded_run)
+
+
+def _loaded_run() -> Callable[[], tuple[ExitCode, str]]:
     from orly.db.run import run
 
-    code, text = run()
-    for line in text.splitlines():
-        tell(f"orly-db: {line}")
-    sys.exit(code)
-
-
-def _leave_before_start(number: signal.Signals) -> None:
-    """Nothing was done yet that needs an end."""
-    del number
-    os._exit(ExitCode.OK)
+    return run
 
 
 if __name__ == "__main__":

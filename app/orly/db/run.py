@@ -10,6 +10,7 @@ from orly import clock
 from orly.db.service import SERVICE_NAME, DatabaseService, probe
 from orly.intake.policy import policy_from_settings
 from orly.intake.verify import Verifier
+from orly.opening.exits import store_exits
 from orly.pb.orlydb.v1 import service_pb2_grpc
 from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
@@ -18,7 +19,6 @@ from orly.rpc.credentials import CredentialsError
 from orly.rpc.server import ListenError, RpcServer, server_from_settings
 from orly.services import DB
 from orly.settings import Loaded, Settings, SettingsError, load
-from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
 from orly.store.lmdb.opening import store_from_settings
 from orly.store.lmdb.store import LmdbStore
 
@@ -55,20 +55,17 @@ def _with_own_level(loaded: Loaded) -> Loaded:
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
     try:
         server = server_from_settings(settings, settings.db_listen)
-        store = await store_from_settings(settings)  # ORLY_DB_TYPE=grpc is inherited, and means this process
-        try:
-            log.info("data in %s", settings.data_dir)
-            await serve_store(store, server, settings, stop=stop)
-        finally:
-            await store.close()
+        with store_exits():
+            store = await store_from_settings(settings)  # ORLY_DB_TYPE=grpc is inherited, and means this process
+            try:
+                log.info("data in %s", settings.data_dir)
+                await serve_store(store, server, settings, stop=stop)
+            finally:
+                await store.close()
     except CredentialsError as error:
         raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except (ListenError, StoreLockedError) as error:
+    except ListenError as error:
         raise ServiceError(ExitCode.UNAVAILABLE, str(error)) from error
-    except StoreUnavailableError as error:
-        raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except StoreError as error:
-        raise ServiceError(ExitCode.INTERNAL, str(error)) from error
 
 
 async def serve_store(store: LmdbStore, server: RpcServer, settings: Settings, *, stop: asyncio.Event) -> None:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 from orly.intake.verify import Verifier
+from orly.opening.exits import store_exits
 from orly.opening.store import OpenedStore, open_store
 from orly.pb.orlysync.negentropy.v1 import service_pb2_grpc
 from orly.process.cores import has_second_core
@@ -16,7 +17,7 @@ from orly.rpc.credentials import CredentialsError
 from orly.rpc.server import ListenError, RpcServer, server_from_settings
 from orly.services import SYNC_NEGENTROPY
 from orly.settings import Loaded, Settings, SettingsError, load
-from orly.store.base import EventStore, StoreError, StoreLockedError, StoreUnavailableError
+from orly.store.base import EventStore, StoreError
 from orly.sync.negentropy.parts import make_manager, options_from_settings
 from orly.sync.negentropy.peers import PeerBookError
 from orly.sync.negentropy.service import ADMINISTRATIVE, FOR_CLIENTS, SERVICE_NAME, NegentropyService
@@ -61,22 +62,19 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         server = server_from_settings(
             settings, settings.sync_negentropy_listen, audited=ADMINISTRATIVE, uncounted=FOR_CLIENTS
         )
-        opened = await open_store(settings, stop=stop)
-        if opened is None:
-            return
-        try:
-            log.info("%s", opened.where)
-            await serve_sync(opened, server, settings, stop=stop)
-        finally:
-            await opened.close()
+        with store_exits():
+            opened = await open_store(settings, stop=stop)
+            if opened is None:
+                return
+            try:
+                log.info("%s", opened.where)
+                await serve_sync(opened, server, settings, stop=stop)
+            finally:
+                await opened.close()
     except (CredentialsError, PeerBookError) as error:
         raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except (ListenError, StoreLockedError) as error:
+    except ListenError as error:
         raise ServiceError(ExitCode.UNAVAILABLE, str(error)) from error
-    except StoreUnavailableError as error:
-        raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except StoreError as error:
-        raise ServiceError(ExitCode.INTERNAL, str(error)) from error
 
 
 async def serve_sync(opened: OpenedStore, server: RpcServer, settings: Settings, *, stop: asyncio.Event) -> None:

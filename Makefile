@@ -9,7 +9,7 @@ BUILD_LOCK := packaging/build.lock
 COMPILE := $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header --no-annotate \
   --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options --output-file -
 
-.PHONY: setup run launcher test lint types unit bench docs proto lock image clean
+.PHONY: setup run launcher test lint types unit bench docs proto lock image interop clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -69,6 +69,10 @@ image: ## build the container image
 	docker build -t orly . \
 	  --build-arg VERSION="$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD)" --build-arg CREATED="$$(date -u +%FT%TZ)"
+
+interop: ## sync with strfry in containers and compare; needs `make image`
+	docker compose -f compose/interop.yml up --exit-code-from runner; code=$$?; \
+	  docker compose -f compose/interop.yml down --volumes; exit $$code
 
 clean: ## remove what setup and the tests made
 	rm -rf $(VENV) build dist app/*.egg-info app/orly/pb .mypy_cache .ruff_cache .hypothesis

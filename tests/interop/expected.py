@@ -109,6 +109,13 @@ class Model:
         """What is stored now, newest first."""
         return newest_first(list(self._visible.values()))
 
+    def expire(self, now_s: int) -> None:
+        """Time passes; what has expired by then is gone."""
+        self.now_s = now_s
+        for event in self.visible:
+            if int(next(_values(event, "expiration"), now_s + 1)) <= now_s:
+                del self._visible[event["id"]]
+
     def take(self, event: JsonEvent) -> Outcome:
         """One more event arrives, whose id and signature are right."""
         if event["id"] in self._visible:

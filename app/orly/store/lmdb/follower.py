@@ -6,6 +6,7 @@ catches up in slices of loop time; what is asked meanwhile waits for that.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from struct import Struct
@@ -91,6 +92,7 @@ class LmdbFollower(LmdbReads):
         )
         try:
             (await follower._await_view()).txn.abort()
+            follower._read_s = -math.inf  # nobody has asked yet
         except BaseException as error:
             await follower.close()
             if isinstance(error, StoreError):

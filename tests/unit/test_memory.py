@@ -31,3 +31,16 @@ def faults(how: str) -> int:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
 def test_freed_blocks_are_used_again() -> None:
     assert faults("kept") * 10 < faults("default")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "orly.cli.run, orly.store.lmdb.store, orly.relay.relay",
+        "orly.cli.run, orly.opening.service, orly.cli.remote_sets",
+        "orly.db.run",
+    ],
+)
+def test_numpy_is_for_those_who_reconcile(modules: str) -> None:
+    code = f"import sys; import {modules}; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -67,7 +67,7 @@ async def _reconciling(settings: Settings, opened: OpenedStore, stack: AsyncExit
     if (server := negentropy_server(settings)) is not None:
         if not settings.negentropy_enabled:
             return None
-        from orly.cli.run_sync import remote_sets  # what gRPC needs is for those who use it
+        from orly.cli.remote_sets import remote_sets  # what gRPC needs is for those who use it
 
         return remote_sets(settings, server, stack)
     syncs = is_alone and bool(settings.sync_negentropy_peers)
@@ -78,7 +78,7 @@ async def _reconciling(settings: Settings, opened: OpenedStore, stack: AsyncExit
         )
     if not (settings.negentropy_enabled or syncs):
         return None
-    from orly.cli.run_sync import local_sets  # the sets need numpy, which takes 15 MB
+    from orly.cli.local_sets import local_sets  # the sets need numpy, which takes 15 MB
 
     sets = await local_sets(settings, opened.store, stack, syncs=syncs)
     return sets if settings.negentropy_enabled else None

@@ -50,7 +50,7 @@ def test_every_program_and_its_parts_can_be_loaded(engine: DockerClient, image: 
 
 
 def test_what_is_loaded_only_when_it_is_needed_can_be(engine: DockerClient, image: str) -> None:
-    modules = "orly.cli.run_sync, orly.sync.negentropy.run_service, orly.sync.negentropy.remote"
+    modules = "orly.cli.local_sets, orly.cli.remote_sets, orly.sync.negentropy.run_service"
     ran = run_to_end(engine, image, ["python", "-c", f"import {modules}"])
     assert (ran.code, ran.output) == (0, "")
 

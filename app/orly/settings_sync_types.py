@@ -10,7 +10,7 @@ from orly.nostr import nip19
 from orly.nostr.filter import FilterError, FilterLimits, parse_filter
 from orly.nostr.kinds import MAX_KIND
 from orly.settings_service_types import Server
-from orly.settings_types import Form, read_relay_url, read_text
+from orly.settings_types import Form, read_list, read_relay_url, show_list, show_optional
 
 __all__ = [
     "Authors",
@@ -28,16 +28,8 @@ _MAX_FILTER_VALUES: Final = 100_000
 _INTEGER: Final = re.compile(r"[0-9]{1,18}")
 
 
-def _items(text: str) -> list[str]:
-    return [item for part in read_text(text).split(",") if (item := part.strip())]
-
-
-def _show_list(values: tuple[object, ...]) -> str:
-    return ",".join(map(str, values))
-
-
 def _read_urls(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(read_relay_url, _items(text))))
+    return tuple(dict.fromkeys(map(read_relay_url, read_list(text))))
 
 
 def _read_kind(item: str) -> int:
@@ -48,11 +40,11 @@ def _read_kind(item: str) -> int:
 
 
 def _read_kinds(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(_read_kind, _items(text))))
+    return tuple(dict.fromkeys(map(_read_kind, read_list(text))))
 
 
 def _read_authors(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(map(nip19.parse_public_key, _items(text))))
+    return tuple(dict.fromkeys(map(nip19.parse_public_key, read_list(text))))
 
 
 def _read_time(text: str) -> int | None:
@@ -61,10 +53,6 @@ def _read_time(text: str) -> int | None:
     if _INTEGER.fullmatch(text) is None:
         raise ValueError("not a time: write seconds since 1970")
     return int(text)
-
-
-def _show_time(value: int | None) -> str:
-    return "" if value is None else str(value)
 
 
 def read_filter_text(text: str) -> str:
@@ -101,12 +89,12 @@ def _read_optional_server(text: str) -> str:
     return str(form.read(text)) if text else ""
 
 
-RelayUrls = Annotated[tuple[str, ...], Form(name="comma list of URLs", read=_read_urls, show=_show_list)]
-Kinds = Annotated[tuple[int, ...], Form(name="comma list of kinds", read=_read_kinds, show=_show_list)]
+RelayUrls = Annotated[tuple[str, ...], Form(name="comma list of URLs", read=_read_urls, show=show_list)]
+Kinds = Annotated[tuple[int, ...], Form(name="comma list of kinds", read=_read_kinds, show=show_list)]
 Authors = Annotated[
-    tuple[str, ...], Form(name="comma list of npub or 64 hex digits", read=_read_authors, show=_show_list)
+    tuple[str, ...], Form(name="comma list of npub or 64 hex digits", read=_read_authors, show=show_list)
 ]
-OptionalTime = Annotated[int | None, Form(name="seconds since 1970", read=_read_time, show=_show_time)]
+OptionalTime = Annotated[int | None, Form(name="seconds since 1970", read=_read_time, show=show_optional)]
 FilterText = Annotated[str, Form(name="filter as JSON", read=read_filter_text)]
 Direction = Annotated[Literal["down", "up", "both"], Form(name="`down`, `up` or `both`", read=_read_direction)]
 SyncType = Annotated[Literal["", "local", "grpc"], Form(name="`local` or `grpc`", read=_read_sync_type)]

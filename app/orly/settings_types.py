@@ -88,11 +88,11 @@ def show_optional(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _read_list(text: str) -> tuple[str, ...]:
+def read_list(text: str) -> tuple[str, ...]:
     return tuple(item for part in read_text(text).split(",") if (item := part.strip()))
 
 
-def _show_list(values: tuple[object, ...]) -> str:
+def show_list(values: tuple[object, ...]) -> str:
     return ",".join(map(str, values))
 
 
@@ -128,11 +128,11 @@ def _read_prefix(item: str) -> Network:
 
 
 def _read_networks(text: str) -> tuple[Network, ...]:
-    return tuple(map(_read_network, _read_list(text)))
+    return tuple(map(_read_network, read_list(text)))
 
 
 def _read_prefixes(text: str) -> tuple[Network, ...]:
-    return tuple(map(_read_prefix, _read_list(text)))
+    return tuple(map(_read_prefix, read_list(text)))
 
 
 def _split_url(text: str, schemes: tuple[str, ...]) -> SplitResult:
@@ -205,19 +205,19 @@ Duration = Annotated[float, Form(name="duration", read=units.parse_duration, sho
 Size = Annotated[int, Form(name="size", read=units.parse_size, show=units.format_size)]
 Text = Annotated[str, Form(name="text", read=read_text)]
 Name = Annotated[str, Form(name="text", read=_read_name)]
-Words = Annotated[tuple[str, ...], Form(name="comma list", read=_read_list, show=_show_list)]
+Words = Annotated[tuple[str, ...], Form(name="comma list", read=read_list, show=show_list)]
 DirectoryPath = Annotated[Path, Form(name="path", read=_read_path)]
 OptionalPath = Annotated[Path | None, Form(name="path", read=_read_optional_path, show=show_optional)]
 ListenAddress = Annotated[str, Form(name="IP address or `localhost`", read=_read_listen)]
 Networks = Annotated[
-    tuple[Network, ...], Form(name="comma list of IP addresses or networks", read=_read_networks, show=_show_list)
+    tuple[Network, ...], Form(name="comma list of IP addresses or networks", read=_read_networks, show=show_list)
 ]
 Prefixes = Annotated[
     tuple[Network, ...],
     Form(
         name="comma list of IP addresses, networks or prefixes such as `192.168.`",
         read=_read_prefixes,
-        show=_show_list,
+        show=show_list,
     ),
 ]
 RelayUrl = Annotated[str, Form(name="URL", read=read_relay_url)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orly.nostr.filter import Filter
-from orly.store.base import READ_ALL, EventStore, Query, ReadScope
+from orly.store.base import ITEM_BYTES, READ_ALL, EventStore, Query, ReadScope
 from orly.sync.ingest import Door
 from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.request import Phase, SyncProgress, SyncRequest
@@ -23,7 +23,6 @@ _MAX_REASON_CHARACTERS: Final = 160
 _OTHER_REASONS: Final = "other reasons"
 _SHOWN_REASONS: Final = 5
 _ID_OFFSET: Final = 8
-_ITEM_BYTES: Final = 40
 
 
 class Tally:
@@ -195,4 +194,4 @@ async def stored_ids(store: EventStore, ids: Collection[bytes], scope: ReadScope
     """Which of the ids are visible in the store to a reader."""
     wanted = Filter(ids=frozenset(event_id.hex() for event_id in ids))
     rows = (await store.items(Query(filters=(wanted,), scope=scope))).rows
-    return {rows[start + _ID_OFFSET : start + _ITEM_BYTES] for start in range(0, len(rows), _ITEM_BYTES)}
+    return {rows[start + _ID_OFFSET : start + ITEM_BYTES] for start in range(0, len(rows), ITEM_BYTES)}

@@ -121,7 +121,6 @@ class _Following:
         self._early: list[FeedBatch] = []
         self._added: dict[bytes, bytes] = {}
         self._removed: dict[bytes, bytes | None] = {}
-        self._doubtful: set[bytes] = set()
         self._expiring: list[bytes] = []
         self._expired_s = 0
         self._error: StoreError | None = None
@@ -240,7 +239,8 @@ class _Following:
             self._added[event_id] = row
             self._removed.pop(event_id, None)
         if batch.removed and batch.through_serial >= self._loaded_serial:
-            self._remove(batch)
+            for gone_id in batch.removed:
+                self._removed[gone_id] = self._added.pop(gone_id, None) or self._removed.get(gone_id)
         self._told_serial = max(self._told_serial, batch.through_serial)
         self._moved.set()
 
@@ -257,20 +257,10 @@ class _Following:
             if item.serial > self._loaded_serial:
                 yield item.event.id, row
 
-    def _remove(self, batch: FeedBatch) -> None:
-        stored = {item.event.id for item in batch.stored}
-        for event_id in batch.removed:
-            row = self._added.pop(event_id, None)
-            self._removed[event_id] = row or self._removed.get(event_id)
-            if event_id in stored:
-                self._doubtful.add(event_id)
-
     # Folding in
 
     async def _fold(self) -> None:
         async with self._folding:
-            if self._doubtful:
-                await self._clear_doubts()
             items = self._items
             if items is None:
                 return
@@ -294,28 +284,3 @@ class _Following:
             self._added.pop(row[_CREATED_BYTES:], None)
             rows.append(row)
         return rows
-
-    async def _clear_doubts(self) -> None:
-        """Ask for events that one commit both stored and removed: it does not say in which order.
-
-        What changes while the store is asked is told by the feed afterwards, and so is folded in later.
-        """
-        doubtful, self._doubtful = self._doubtful, set()
-        rows = {event_id: self._removed.pop(event_id, None) or self._added.pop(event_id, None) for event_id in doubtful}
-        wanted = Filter(ids=frozenset(event_id.hex() for event_id in doubtful))
-        try:
-            found = (await self._store.items(Query(filters=(wanted,), scope=self._scope))).rows
-        except StoreError as error:
-            self._end(error)
-            return
-        present = {
-            found[start + _CREATED_BYTES : start + ITEM_BYTES]: found[start : start + ITEM_BYTES]
-            for start in range(0, len(found), ITEM_BYTES)
-        }
-        for event_id, row in rows.items():
-            if event_id in self._added or event_id in self._removed:
-                continue  # told meanwhile
-            if event_id in present:
-                self._added[event_id] = present[event_id]
-            else:
-                self._removed[event_id] = row

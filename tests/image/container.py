@@ -118,12 +118,13 @@ class Appliance:
         self.execute("sh", "-c", f"kill -{int(number)} {process.pid}")
 
     def execute(self, *command: str) -> str:
-        """Runs a command inside, as the user the services run as; what it printed."""
+        """Runs a command inside, as the user the services run as; what it wrote to standard output."""
         user = self.container.attrs["Config"]["User"]
-        code, output = self.container.exec_run(list(command), user="10001:10001" if user == "0" else user)
-        assert isinstance(output, bytes)
-        assert code == 0, output.decode()
-        return output.decode()
+        # apart: Docker sends the two as they come, in no order that could be relied on
+        code, streams = self.container.exec_run(list(command), user="10001:10001" if user == "0" else user, demux=True)
+        output, said = (stream.decode() if isinstance(stream, bytes) else "" for stream in streams)
+        assert code == 0, output + said
+        return output
 
     def health(self) -> str:
         """What Docker says: `starting`, `healthy` or `unhealthy`."""

@@ -16,6 +16,7 @@ readonly suite=trixie
 readonly start_s=60
 readonly stop_s=30
 readonly pull_s=120
+readonly lock_s=120 # how long another installation may take
 readonly root=${ORLY_TEST_DOCKER_ROOT:-/tmp/orly-docker}
 
 say() { echo "prepare-docker: $*" >&2; }
@@ -27,8 +28,9 @@ need_root() { [ "$(id -u)" -eq 0 ] || die "$1 needs root"; }
 install_packages() {
   need_root "installing $*"
   command -v apt-get >/dev/null || die "$* is missing, and there is no apt-get to install it"
-  apt-get install -y --no-install-recommends "$@" >"$root/apt.log" 2>&1 ||
-    { apt-get update && apt-get install -y --no-install-recommends "$@"; } >"$root/apt.log" 2>&1 ||
+  local apt=(apt-get -o "DPkg::Lock::Timeout=$lock_s")
+  "${apt[@]}" install -y --no-install-recommends "$@" >"$root/apt.log" 2>&1 ||
+    { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "$@"; } >"$root/apt.log" 2>&1 ||
     { cat "$root/apt.log" >&2; die "cannot install $*"; }
 }
 

@@ -326,8 +326,12 @@ class FakeRelay:
         """NEG-OPEN: a session over the set of that filter."""
         rows = [json.loads(row) for row in self.matching([filter_])]
         packed = b"".join(row["created_at"].to_bytes(8) + bytes.fromhex(row["id"]) for row in rows)
-        self._sessions[sub_id] = Responder(ItemSet.from_rows(packed))
+        self._sessions[sub_id] = self.responder(ItemSet.from_rows(packed))
         await self.on_neg_msg(peer, sub_id, message)
+
+    def responder(self, items: ItemSet) -> Responder:
+        """What answers a session over a set."""
+        return Responder(items)
 
     async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
         """NEG-MSG: the answer of the session."""

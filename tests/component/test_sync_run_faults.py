@@ -12,6 +12,7 @@ from tests.component.fake_peer import FakeRelay, PeerSide, scripted_peer
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 
+from orly.negentropy import ItemSet, Responder
 from orly.nostr.filter import Filter
 from orly.sync.negentropy import download, fallback, run_reconcile, upload
 from orly.sync.negentropy.request import Direction, SyncFailedError
@@ -203,6 +204,66 @@ async def test_a_session_that_is_always_lost_is_given_up(tmp_path: Path) -> None
     relay = Relay(THEIRS)
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
         await fails(own, url, "closed: no")
+
+
+class HalfWayRelay(FakeRelay):
+    """Shows its set bit by bit, ends the session after so many answers, and says OK only when something follows."""
+
+    def __init__(self, events: Any, n_answers: int, *refusal: Any) -> None:
+        super().__init__(events)
+        self.n_answers = n_answers
+        self.refusal = refusal
+        self.unanswered: list[dict[str, Any]] = []
+        self.has_gone_on = False
+
+    def responder(self, items: ItemSet) -> Responder:
+        return Responder(items, max_frame_bytes=1024)
+
+    async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+        self.n_answers -= 1
+        if self.n_answers == 0:
+            await peer.send("NEG-ERR", sub_id, *self.refusal)
+        else:
+            await super().on_neg_msg(peer, sub_id, message)
+
+    async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+        assert event["id"] not in self.events, "it was sent twice"
+        self.unanswered.append(event)
+
+    async def handle(self, peer: PeerSide, message: list[Any]) -> None:
+        await super().handle(peer, message)
+        self.has_gone_on |= self.n_answers <= 0 and message[0] in ("REQ", "NEG-OPEN")
+        if self.has_gone_on:
+            late, self.unanswered = self.unanswered, []
+            for event in late:
+                await super().on_event(peer, event)
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("n_answers", [4, 12])
+@pytest.mark.parametrize(
+    "refusal",
+    [("closed: too slow",), ("blocked: too many query results", 1000), ("unsupported: not any more",)],
+    ids=lambda refusal: refusal[0],
+)
+@async_test
+async def test_what_a_broken_session_has_found_is_neither_counted_nor_carried_again(
+    refusal: tuple[Any, ...], n_answers: int, direction: Direction, tmp_path: Path
+) -> None:
+    ours, theirs = notes(*range(0, 900, 3)), notes(*range(0, 900, 2))
+    relay = HalfWayRelay(theirs, n_answers, *refusal)
+    async with side(tmp_path, ours) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, direction, frame_bytes=1024, list_ids=True)
+        assert relay.n_answers <= 0
+        assert result.is_complete, result.problems
+        have, need = hex_ids(ours) - hex_ids(theirs), hex_ids(theirs) - hex_ids(ours)
+        assert (result.progress.have, result.progress.need) == (len(have), len(need))
+        assert sorted(event_id.hex() for event_id in result.have_ids) == sorted(have)
+        assert sorted(event_id.hex() for event_id in result.need_ids) == sorted(need)
+        assert result.progress.sent == (len(have) if direction.pushes else 0)
+        assert result.progress.fetched == (len(need) if direction.pulls else 0)
+        assert await own.ids() == hex_ids(ours) | (need if direction.pulls else set())
+        assert set(relay.events) == hex_ids(theirs) | (have if direction.pushes else set())
 
 
 # AUTH

@@ -82,6 +82,20 @@ def test_nothing_twice_while_the_other_set_changes(
     assert set(run.need) <= ids_of(everything)
 
 
+def test_what_was_reported_is_known_at_any_time() -> None:
+    initiator = Initiator(item_set(rows_of(range(0, 900, 3))), max_frame_bytes=1024)
+    responder = Responder(item_set(rows_of(range(0, 900, 2))), max_frame_bytes=1024)
+    reported: list[bytes] = []
+    assert initiator.reported() == set()
+    message: bytes | None = initiator.initiate()
+    while message is not None:
+        step = initiator.reconcile(responder.answer(message))
+        message = step.next
+        reported += step.have + step.need
+        assert initiator.reported() == set(reported)
+    assert len(reported) == 150 + 300
+
+
 def test_the_messages_of_small_sets() -> None:
     ours, theirs = rows_of([1, 2]), rows_of([2, 3])
     first = Initiator(item_set(ours)).initiate()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from orly.negentropy.answer import AnswerWriter
 from orly.negentropy.errors import NegentropyError
 from orly.negentropy.itemset import ItemSet
@@ -103,6 +105,11 @@ class Initiator:
 
         answer = AnswerWriter(self._items, self._max_frame_bytes).answer(message, on_ids)
         return Step(next=answer if len(answer) > 1 else None, have=have, need=need)
+
+    def reported(self) -> set[bytes]:
+        """All ids that were reported so far."""
+        indices = np.flatnonzero(np.frombuffer(self._reported, dtype=np.uint8))
+        return self._needed.union(_ids(self._items.rows_at(indices)[:, -ID_BYTES:].tobytes()))
 
     def _compare(self, lower: int, upper: int, theirs: bytes, have: list[bytes], need: list[bytes]) -> None:
         """Compare a range with the ids the other side has there."""

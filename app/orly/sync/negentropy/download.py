@@ -78,27 +78,24 @@ class Downloads:
         self._n_unasked = 0
         self._largest_answer = 0
         self._has_hidden: bool | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def is_over(self) -> bool:
         """Whether everything came that will come."""
-        return self._is_last and self._is_settled()
+        return self._is_last and not (self._has_queued() or self._n_fetches or self._arrived or self._saves)
 
     def add(self, ids: Sequence[bytes]) -> None:
         """Fetch these too."""
         if ids:
             self._queue.extend(ids)
             self._context.room.add(len(ids))
-            self._wake()
+            self._changed.set()
 
     def take(self, ids: Sequence[bytes], rows: list[bytes]) -> None:
         """Take events that came on another way, by their ids and as JSON."""
         if rows:
             self._wanted.update(ids)
             self._came(rows)
-            self._wake()
 
     def hopeful(self, ids: Sequence[bytes]) -> list[bytes]:
         """Those of which no earlier sync found that they are of no use; the others are counted."""
@@ -116,10 +113,6 @@ class Downloads:
         self._is_last = True
         self._changed.set()
 
-    async def idle(self) -> None:
-        """Return when all that was added so far is settled."""
-        await self._idle.wait()
-
     async def run(self) -> None:
         """Work until `finish` was called and all is done.
 
@@ -133,25 +126,16 @@ class Downloads:
                 await self._ask()
                 if await self._take_some() or (self._can_ask() and self._has_queued()):
                     continue
-                if self._is_settled():
-                    self._idle.set()
-                    if self._is_last:
-                        return
+                if self.is_over:
+                    return
                 await self._changed.wait()
         finally:
             for save in self._saves:
                 save.cancel()
             await asyncio.gather(*self._saves, return_exceptions=True)
 
-    def _wake(self) -> None:
-        self._idle.clear()
-        self._changed.set()
-
     def _has_queued(self) -> bool:
         return bool(self._queue or self._again)
-
-    def _is_settled(self) -> bool:
-        return not (self._has_queued() or self._n_fetches or self._arrived or self._saves)
 
     def _can_ask(self) -> bool:
         return self._n_fetches < MAX_FETCHES and not self._is_paused

@@ -1,7 +1,7 @@
 """Comparing sets with a peer that lacks negentropy: page through its events, newest first."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -69,12 +69,16 @@ class Paging:
         context: The sync.
         downloads: Takes the events that are not here.
         uploads: Gets the ids that the peer did not show.
+        seen: Ids that are on their way already.
     """
 
-    def __init__(self, context: SyncContext, downloads: Downloads, uploads: Uploads) -> None:
+    def __init__(
+        self, context: SyncContext, downloads: Downloads, uploads: Uploads, seen: Collection[bytes] = ()
+    ) -> None:
         self._context = context
         self._downloads = downloads
         self._uploads = uploads
+        self._seen = seen
 
     async def compare(self, span: Span, items: ItemSet) -> None:
         """Work through a span.
@@ -144,7 +148,7 @@ class Paging:
         lacking = [
             event_id
             for event_id, (created_at, _) in fresh.items()
-            if created_at.to_bytes(8, "big") + event_id not in items
+            if event_id not in self._seen and created_at.to_bytes(8, "big") + event_id not in items
         ]
         if not lacking:
             return
@@ -162,7 +166,7 @@ class Paging:
         for start in range(0, len(items), _HAVE_ITEMS):
             packed = items.ids_between(start, min(start + _HAVE_ITEMS, len(items)))
             ids = [packed[at : at + _ID_BYTES] for at in range(0, len(packed), _ID_BYTES)]
-            self._found_have([event_id for event_id in ids if event_id not in shown])
+            self._found_have([each for each in ids if each not in shown and each not in self._seen])
             await self._context.room.free()
 
     def _found_have(self, ids: Sequence[bytes]) -> None:

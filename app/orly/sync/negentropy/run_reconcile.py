@@ -43,7 +43,7 @@ class Differences:
         self._uploads = uploads
         self._items = ItemSet.from_rows(b"")
         self._speaks_negentropy = False
-        self._is_again = False
+        self._seen: set[bytes] = set()
         self._n_lost = 0
 
     @property
@@ -74,12 +74,12 @@ class Differences:
                 paged = plan.rest(span)
                 log.info("%s does not answer NEG-OPEN: reading its events instead", self._context.peer.name)
             except ReconcileRefusedError as refusal:
-                paged = await self._refused(plan, span, part, refusal)
+                paged = self._refused(plan, span, part, refusal)
                 if paged is not None:
                     log.info("%s: reading its events instead", refusal)
             if paged is not None:
                 part = self._items.between(paged.since_s, paged.until_s)
-                await Paging(self._context, self._downloads, self._uploads).compare(paged, part)
+                await Paging(self._context, self._downloads, self._uploads, self._seen).compare(paged, part)
 
     async def still_needed(self, ids: Collection[bytes]) -> set[bytes]:
         """Which of the ids the peer has and we have not, found out once more from the start; nothing is passed on.
@@ -100,7 +100,7 @@ class Differences:
                 await self._reconcile(span, part, collect)
                 plan.done()
             except ReconcileRefusedError as refusal:
-                if await self._refused(plan, span, part, refusal) is not None:
+                if self._refused(plan, span, part, refusal) is not None:
                     raise
         return needed
 
@@ -122,8 +122,19 @@ class Differences:
             ReconcileRefusedError: The peer ended it.
             TimeoutError: The peer has never said anything about any.
         """
-        peer, tally = self._context.peer, self._context.tally
         initiator = Initiator(items, max_frame_bytes=self._context.request.frame_bytes)
+        try:
+            await self._converse(initiator, span, items, take)
+        except ReconcileRefusedError:
+            if reported := initiator.reported():
+                self._seen |= reported  # they are on their way, and come up again in what takes the place of this
+                await self._refresh()
+            raise
+
+    async def _converse(
+        self, initiator: Initiator, span: Span, items: ItemSet, take: Callable[[Step], Awaitable[None]]
+    ) -> None:
+        peer, tally = self._context.peer, self._context.tally
         opening = encode_filter(narrowed(self._context.request.filter, span))
         first = await _made(initiator.initiate, items)
         async with asyncio.timeout(None if self._speaks_negentropy else FIRST_ANSWER_S):
@@ -149,9 +160,9 @@ class Differences:
         """Hand the differences of one answer to those who carry the events, and wait while they have plenty."""
         context = self._context
         need, have = step.need, step.have
-        if self._is_again:
-            need = [event_id for event_id in need if event_id not in context.tally.unavailable_ids]
-            have = [event_id for event_id in have if event_id not in context.tally.rejected_ids]
+        if self._seen:
+            need = [event_id for event_id in need if event_id not in self._seen]
+            have = [event_id for event_id in have if event_id not in self._seen]
         if need or have:
             self._n_lost = 0
         direction = context.request.direction
@@ -165,7 +176,7 @@ class Differences:
         context.tally.tell()
         await context.room.free()
 
-    async def _refused(self, plan: SpanPlan, span: Span, items: ItemSet, refusal: ReconcileRefusedError) -> Span | None:
+    def _refused(self, plan: SpanPlan, span: Span, items: ItemSet, refusal: ReconcileRefusedError) -> Span | None:
         """Change the plan after a refusal; gives what is to be compared in another way.
 
         Raises:
@@ -184,8 +195,6 @@ class Differences:
                 self._n_lost += 1
                 if self._n_lost > _MAX_LOST:
                     raise refusal
-                await self._settle()
-                await self._refresh()
                 plan.again(span)
                 return None
             case Refused.LACKING:
@@ -198,12 +207,6 @@ class Differences:
                 raise refusal
             case _:
                 assert_never(kind)
-
-    async def _settle(self) -> None:
-        """Wait for what is under way, so that a new session does not find it once more."""
-        self._is_again = True
-        await self._downloads.idle()
-        await self._uploads.idle()
 
 
 def _median_s(items: ItemSet) -> int | None:

@@ -48,8 +48,6 @@ class Uploads:
         self._is_last = False
         self._n_useless = 0
         self._is_loading = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._trouble: PeerRefusedError | None = None
 
     def add(self, ids: Sequence[bytes]) -> None:
@@ -57,17 +55,12 @@ class Uploads:
         if ids:
             self._queue.extend(ids)
             self._context.room.add(len(ids))
-            self._idle.clear()
             self._changed.set()
 
     def finish(self) -> None:
         """Nothing more will be added."""
         self._is_last = True
         self._changed.set()
-
-    async def idle(self) -> None:
-        """Return when all that was added so far is settled, but for large events."""
-        await self._idle.wait()
 
     async def run(self) -> None:
         """Work until `finish` was called and all is answered.
@@ -80,8 +73,6 @@ class Uploads:
             if self._queue:
                 await self._send_some()
                 continue
-            if not self._unanswered:
-                self._idle.set()
             await self._change()
         self._large.sort(reverse=True)
         while self._large:

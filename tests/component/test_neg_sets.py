@@ -57,6 +57,7 @@ class FedStore(StoreProxy):
     Attributes:
         feeds: How often the feed was asked for.
         item_calls: The queries for items, in order.
+        broken: Set when a feed has come to its end.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -68,6 +69,7 @@ class FedStore(StoreProxy):
         self.reading.set()
         self._extra: asyncio.Queue[FeedBatch | StoreError | None] = asyncio.Queue()
         self.is_mute = False
+        self.broken = asyncio.Event()
 
     def tell(self, what: FeedBatch | StoreError | None) -> None:
         """The feed says this next, or fails with it, or ends."""
@@ -102,6 +104,7 @@ class FedStore(StoreProxy):
             own.cancel()
             await asyncio.gather(theirs, own, return_exceptions=True)
             await feed.aclose()  # type: ignore[attr-defined]
+            self.broken.set()
 
     async def asked(self, times: int) -> None:
         """Wait until items were asked for so often."""
@@ -291,6 +294,27 @@ async def test_a_broken_feed_has_the_set_loaded_again(tmp_path: Path, trouble: F
         await world.put(fake_event(content="more"))
         assert len(await keeper.snapshot(EVERYTHING)) == 2
         await assert_exact(world, keeper, EVERYTHING)
+        assert store.feeds == 2
+
+
+@async_test
+async def test_who_waits_for_a_set_whose_feed_broke_is_told_when_another_takes_its_place(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as (world, keeper):
+        store = world.store
+        assert isinstance(store, FedStore)
+        await world.put(fake_event())
+        store.reading.clear()
+        first = asyncio.create_task(keeper.snapshot(EVERYTHING))
+        await store.asked(1)
+        store.tell(StoreUnavailableError("the store is away"))
+        async with asyncio.timeout(DEADLINE_S):
+            await store.broken.wait()
+            await asyncio.sleep(0)
+            second = asyncio.create_task(keeper.snapshot(EVERYTHING))
+            with pytest.raises(StoreUnavailableError, match="the store is away"):
+                await first
+            store.reading.set()
+            assert len(await second) == 1
         assert store.feeds == 2
 
 

@@ -146,7 +146,7 @@ class _Following:
     async def current(self) -> ItemSet:
         """See `FullSet.current`."""
         newest = await self._store.last_serial()
-        await asyncio.shield(self._loader)
+        await asyncio.wait((self._loader,))  # which is cancelled when another set takes the place of this one
         try:
             async with asyncio.timeout(FEED_DEADLINE_S):
                 while not self.is_over and max(self._told_serial, self._loaded_serial) < newest:

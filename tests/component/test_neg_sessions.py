@@ -304,6 +304,21 @@ async def test_messages_are_answered_in_their_order(tmp_path: Path, kind: str) -
         assert answers[0] == answers[2] == answers[4] != answers[1]
 
 
+@pytest.mark.parametrize("n_events", [0, 100])
+@async_test
+async def test_others_have_their_turn_while_a_long_message_is_answered(tmp_path: Path, n_events: int) -> None:
+    async with sets_world(tmp_path, "local") as world:
+        await world.fill(*[fake_event(created_at=NOW_S + n) for n in range(n_events)])
+        await world.sets.open("c", "s", EVERYTHING, FIRST)
+        answering = asyncio.create_task(world.sets.go_on("c", "s", bytes.fromhex("61" + "01000200" * 100_000)))
+        n_turns = 0
+        while not answering.done():
+            await asyncio.sleep(0)
+            n_turns += 1
+        await answering
+        assert n_turns > 10, "a set of any size is answered by a thread when the message is long"
+
+
 @async_test
 async def test_a_session_that_is_closed_while_its_set_is_read(tmp_path: Path) -> None:
     async with sets_world(tmp_path, "local") as world:

@@ -15,13 +15,11 @@ from orly.sync.negentropy.sets import Lease, SetKeeper, SetsFullError
 if TYPE_CHECKING:
     from orly.settings import Settings
 
-__all__ = ["INLINE_ITEMS", "INLINE_MESSAGE_BYTES", "LocalSets", "SessionInfo", "keeper_from_settings"]
-
-INLINE_ITEMS: Final = 2_000
-"""Sets up to this size are answered at once; it takes a millisecond or two."""
+__all__ = ["INLINE_MESSAGE_BYTES", "LocalSets", "SessionInfo", "keeper_from_settings"]
 
 INLINE_MESSAGE_BYTES: Final = 1_024
-"""So are messages up to this length, whatever the set; longer ones are answered by a thread."""
+"""Messages up to this length are answered at once, which takes some milliseconds at most, whatever the set; longer
+ones, which may take a second, by a thread."""
 
 Key = tuple[str, str]
 
@@ -292,8 +290,7 @@ class LocalSets:
 
     async def _compute(self, session: _Session, message: bytes) -> bytes:
         assert session.responder is not None
-        assert session.lease is not None
-        if len(message) <= INLINE_MESSAGE_BYTES or len(session.lease.items) <= INLINE_ITEMS:
+        if len(message) <= INLINE_MESSAGE_BYTES:
             return session.responder.answer(message)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "orly-negentropy")

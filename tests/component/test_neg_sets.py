@@ -155,8 +155,14 @@ async def assert_exact(world: World, keeper: SetKeeper, *queries: Query) -> None
 
 @pytest.mark.parametrize("seed", range(12))
 @async_test
-async def test_snapshots_are_exact_through_any_history(tmp_path: Path, seed: int) -> None:
+async def test_snapshots_are_exact_through_any_history(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = Random(seed)
+    if seed % 3 == 0:  # as a large set does it: by a thread, and times of expiry are looked through all the time
+        monkeypatch.setattr(full_set, "INLINE_ROWS", 0)
+        monkeypatch.setattr(full_set, "INLINE_CHANGES", 0)
+        monkeypatch.setattr(full_set, "FEW_EXPIRING", 0)
     keep_versions = bool(seed % 2)
     async with keeping(
         tmp_path,
@@ -274,6 +280,25 @@ async def test_what_is_stored_while_the_set_is_loaded_is_in_it(tmp_path: Path) -
         assert store.feeds == 1
 
 
+@async_test
+async def test_times_of_expiry_are_kept_only_of_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_set, "FEW_EXPIRING", 10)
+    async with keeping(tmp_path) as (world, keeper):
+        await keeper.snapshot(EVERYTHING)
+        for n in range(100):
+            await world.put(fake_event(kind=0, created_at=NOW_S + n, tags=[["expiration", "253402300799"]]))
+            assert len(await keeper.snapshot(EVERYTHING)) == 1
+        following = keeper._public._following
+        assert following is not None
+        assert len(following._expiring) <= 10 + 2 * 1 + 1
+        last = expiring_event(NOW_S + 200)
+        await world.put(last)
+        assert len(await keeper.snapshot(EVERYTHING)) == 2
+        world.clock.now = NOW_S + 200
+        await assert_exact(world, keeper, EVERYTHING)
+        assert len(await keeper.snapshot(EVERYTHING)) == 1
+
+
 # When the feed is no help
 
 
@@ -388,6 +413,61 @@ async def test_all_sets_may_take_so_much_memory(tmp_path: Path) -> None:
         second.release()
         third.release()
         assert keeper.held_bytes == 0
+
+
+@async_test
+async def test_a_readers_own_private_events_are_bounded_as_others(tmp_path: Path) -> None:
+    asked = Query(filters=(Filter(),), scope=READER)
+    async with keeping(tmp_path, max_items=10, max_sets_bytes=1 << 30) as (world, keeper):
+        await world.put(*[fake_event(key=1, kind=4, created_at=NOW_S + n) for n in range(10)])
+        lease = await keeper.lease(asked)
+        assert len(lease.items) == 10
+        lease.release()
+        await world.put(gift_wrap(KEYS[1], key=2))
+        with pytest.raises(CountTooLargeError):
+            await keeper.lease(asked)
+        assert len(await keeper.snapshot(asked)) == 11
+        assert keeper.held_bytes == 0
+        store = world.store
+        assert isinstance(store, FedStore)
+        n_calls = len(store.item_calls)
+        store.reading.clear()
+        leases = [asyncio.create_task(keeper.lease(asked)) for _ in range(5)]
+        await store.asked(n_calls + 1)
+        store.reading.set()
+        found = await asyncio.gather(*leases, return_exceptions=True)
+        assert all(isinstance(each, CountTooLargeError) for each in found)
+        assert len(store.item_calls) == n_calls + 1, "one read for all of them"
+
+
+@async_test
+async def test_who_asks_after_something_was_removed_does_not_get_it(tmp_path: Path) -> None:
+    kinds = Query(filters=(Filter(kinds=frozenset({1})),), scope=PUBLIC)
+
+    class Slow(FedStore):
+        async def items(self, query: Query, *, max_items: int | None = None) -> ItemRows:
+            found = await self.inner.items(query, max_items=max_items)
+            self.item_calls.append(query)
+            self._called.set()
+            await self.reading.wait()
+            return found
+
+    async with keeping(tmp_path, wrap=Slow) as (world, keeper):
+        store = world.store
+        assert isinstance(store, FedStore)
+        kept, gone, expiring = fake_event(content="kept"), fake_event(), expiring_event(NOW_S + 5)
+        await world.put(kept, gone, expiring)
+        store.reading.clear()
+        early = asyncio.create_task(keeper.snapshot(kinds))
+        await store.asked(1)
+        assert await store.delete([gone.id]) == 1
+        world.clock.now = NOW_S + 5
+        late = [asyncio.create_task(keeper.snapshot(kinds)) for _ in range(3)]
+        await store.asked(2)
+        store.reading.set()
+        assert len(await early) == 3
+        assert [len(each) for each in await asyncio.gather(*late)] == [1, 1, 1]
+        assert len(store.item_calls) == 2
 
 
 @async_test

@@ -30,7 +30,13 @@ FOLD_CHANGES: Final = 20_000
 """Changes that may wait to be folded into the set while nobody asks for it; about 4 MB."""
 
 INLINE_ROWS: Final = 50_000
-"""A set of so many rows is made in a few milliseconds."""
+"""A set of so many rows is made, or changed, in a few milliseconds; a larger one is left to a thread."""
+
+INLINE_CHANGES: Final = 2_000
+"""Changes with known rows take a millisecond, however large the set; looking for an id alone goes through all of it."""
+
+FEW_EXPIRING: Final = 1_000
+"""Times of expiry that are kept without looking whether their events are still there."""
 
 _SECOND_BYTES: Final = 8
 _CREATED_BYTES: Final = 8
@@ -68,6 +74,7 @@ class FullSet:
         self._scope = scope
         self._now_s = now_s
         self._following: _Following | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def is_loaded(self) -> bool:
@@ -83,18 +90,20 @@ class FullSet:
         for _ in range(2):
             following = self._following
             if following is None or following.is_over or following.is_ahead_of(self._now_s()):
-                following = await self._begin()
+                following = self._begin()
             try:
                 return await following.current()
             except _GapError:
                 continue
         raise StoreUnavailableError("the store's feed breaks again and again")
 
-    async def _begin(self) -> "_Following":
-        old, self._following = self._following, None
+    def _begin(self) -> "_Following":
+        old = self._following
         new = self._following = _Following(self._store, self._scope, self._now_s)
         if old is not None:
-            await old.close()
+            closing = asyncio.create_task(old.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
         return new
 
     async def close(self) -> None:
@@ -102,6 +111,7 @@ class FullSet:
         following, self._following = self._following, None
         if following is not None:
             await following.close()
+        await asyncio.gather(*self._closing)
 
 
 class _GapError(StoreError):
@@ -122,6 +132,7 @@ class _Following:
         self._added: dict[bytes, bytes] = {}
         self._removed: dict[bytes, bytes | None] = {}
         self._expiring: list[bytes] = []
+        self._most_expiring = FEW_EXPIRING
         self._expired_s = 0
         self._error: StoreError | None = None
         self._moved = asyncio.Event()
@@ -268,9 +279,28 @@ class _Following:
             added, self._added = self._added, {}
             removed, self._removed = self._removed, {}
             gone += [row for row in removed.values() if row is not None]
-            items = items.changed(added=b"".join(added.values()), removed=b"".join(gone))
             unknown = [event_id for event_id, row in removed.items() if row is None]
-            self._items = items.without_ids(unknown) if unknown else items
+
+            def change(whole: ItemSet) -> ItemSet:
+                changed = whole.changed(added=b"".join(added.values()), removed=b"".join(gone))
+                return changed.without_ids(unknown) if unknown else changed
+
+            is_large = len(items) > INLINE_ROWS and (unknown or len(added) + len(gone) > INLINE_CHANGES)
+            items = await asyncio.to_thread(change, items) if is_large else change(items)
+            if not self.is_over:
+                self._items = items
+                self._forget_expiring(items)
+
+    def _forget_expiring(self, items: ItemSet) -> None:
+        """Drop the times of events that have left before they expired; some name the year 9999."""
+        if len(self._expiring) > self._most_expiring:
+            self._expiring = [
+                entry
+                for entry in self._expiring
+                if (row := entry[_SECOND_BYTES:]) in items or row[_CREATED_BYTES:] in self._added
+            ]
+            heapify(self._expiring)
+            self._most_expiring = FEW_EXPIRING + 2 * len(self._expiring)
 
     def _take_expired(self) -> list[bytes]:
         """The rows of what has expired since."""

@@ -51,8 +51,9 @@ class Lease:
 class _Build:
     """One read of a set from the store, and how many wait for it."""
 
-    def __init__(self, task: "asyncio.Task[tuple[ItemSet, int]]") -> None:
-        self.task = task
+    task: asyncio.Task[ItemSet]
+
+    def __init__(self) -> None:
         self.n_waiting = 0
 
 
@@ -82,6 +83,7 @@ class SetKeeper:
         self._public = FullSet(store, _PUBLIC, now_s=now_s)
         self._all = FullSet(store, READ_ALL, now_s=now_s)
         self._builds: dict[Hashable, _Build] = {}
+        self._reading: set[asyncio.Task[ItemSet]] = set()
         self._turns = asyncio.Semaphore(BUILDS_AT_ONCE)
 
     async def snapshot(self, query: Query, *, max_items: int | None = None) -> ItemSet:
@@ -95,7 +97,7 @@ class SetKeeper:
             CountTooLargeError: There are more than `max_items`.
             StoreError: The store failed, or its feed does not tell what it acknowledged.
         """
-        kept = await self._from_memory(query)
+        kept = await self._from_memory(query, None)
         return await self._built(query, max_items) if kept is None else kept[0]
 
     async def lease(self, query: Query) -> Lease:
@@ -106,18 +108,18 @@ class SetKeeper:
             SetsFullError: There is no room for it now.
             StoreError: As for `snapshot`.
         """
-        kept = await self._from_memory(query)
-        if kept is not None:
-            items, n_bytes = kept
-        else:
-            room = (self.max_sets_bytes - self.held_bytes) // ITEM_BYTES
-            try:
-                items = await self._built(query, max(0, min(self.max_items, room)))
-            except CountTooLargeError:
-                if room < self.max_items:
-                    raise self._no_room() from None
-                raise
-            n_bytes = len(items) * ITEM_BYTES
+        room = (self.max_sets_bytes - self.held_bytes) // ITEM_BYTES
+        most = max(0, min(self.max_items, room))
+        try:
+            kept = await self._from_memory(query, most)
+            if kept is None:
+                items = await self._built(query, most)
+                kept = items, len(items) * ITEM_BYTES
+        except CountTooLargeError:
+            if room < self.max_items:
+                raise self._no_room() from None
+            raise
+        items, n_bytes = kept
         if n_bytes and self.held_bytes + n_bytes > self.max_sets_bytes:
             raise self._no_room()
         self.held_bytes += n_bytes
@@ -134,15 +136,18 @@ class SetKeeper:
 
     async def close(self) -> None:
         """Leave the store's feed; the store stays open."""
-        for build in tuple(self._builds.values()):
-            build.task.cancel()
+        for task in self._reading:
+            task.cancel()
         await self._public.close()
         await self._all.close()
 
     # From memory
 
-    async def _from_memory(self, query: Query) -> tuple[ItemSet, int] | None:
-        """A part of the set of everything, and what it takes besides; None if the query is about less than a time."""
+    async def _from_memory(self, query: Query, max_own: int | None) -> tuple[ItemSet, int] | None:
+        """A part of the set of everything, and what it takes besides; None if the query is about less than a time.
+
+        The readers' own private events, `max_own` at most, are read from the store.
+        """
         if len(query.filters) != 1 or not (query.default_limit is None and query.max_limit is None):
             return None
         wanted, scope = query.filters[0], query.scope
@@ -155,55 +160,46 @@ class SetKeeper:
         if scope.private_kinds != PRIVATE_KINDS:
             return None
         items = (await self._public.current()).between(wanted.since, wanted.until)
-        own = await self._store.items(_own_query(query)) if scope.readers else None
-        if own is None or not own.rows:
+        own = await self._built(_own_query(query), max_own) if scope.readers else ()
+        if not own:
             return items, 0
-        items = items.changed(added=own.rows)
-        n_copied = min(len(items), len(own.rows) // ITEM_BYTES * PAGE_ROWS)
-        return items, n_copied * ITEM_BYTES
+        items = items.changed(added=own.rows())
+        return items, min(len(items), len(own) * PAGE_ROWS) * ITEM_BYTES
 
     # From the store
 
     async def _built(self, query: Query, max_items: int | None) -> ItemSet:
-        """Read a set; who asks for the same while it is being read gets the same, if it holds enough."""
-        newest = await self._store.last_serial()
+        """Read a set. Who asks for the same before the read has begun gets the same; later it could lack something."""
         key = _key_of(query, max_items)
-        while True:
-            build = self._builds.get(key)
-            is_own = build is None
-            if build is None:
-                build = self._begin(key, query, max_items)
-            items, through_serial = await self._wait_for(key, build)
-            if is_own or through_serial >= newest:
-                return items
-
-    def _begin(self, key: Hashable, query: Query, max_items: int | None) -> _Build:
-        build = self._builds[key] = _Build(asyncio.get_running_loop().create_task(self._read(query, max_items)))
-
-        def forget(task: "asyncio.Task[tuple[ItemSet, int]]") -> None:
-            if self._builds.get(key) is build:
-                del self._builds[key]
-            if not task.cancelled():
-                task.exception()
-
-        build.task.add_done_callback(forget)
-        return build
-
-    async def _wait_for(self, key: Hashable, build: _Build) -> tuple[ItemSet, int]:
+        build = self._builds.get(key)
+        if build is None:
+            build = self._builds[key] = _Build()
+            build.task = asyncio.get_running_loop().create_task(self._read(key, build, query, max_items))
+            self._reading.add(build.task)
+            build.task.add_done_callback(self._has_read)
         build.n_waiting += 1
         try:
             return await asyncio.shield(build.task)
         finally:
             build.n_waiting -= 1
             if not build.n_waiting and not build.task.done():
-                if self._builds.get(key) is build:
-                    del self._builds[key]
+                self._forget(key, build)
                 build.task.cancel()
 
-    async def _read(self, query: Query, max_items: int | None) -> tuple[ItemSet, int]:
+    async def _read(self, key: Hashable, build: _Build, query: Query, max_items: int | None) -> ItemSet:
         async with self._turns:
+            self._forget(key, build)
             found = await self._store.items(query, max_items=max_items)
-            return await set_of(found.rows), found.through_serial
+            return await set_of(found.rows)
+
+    def _forget(self, key: Hashable, build: _Build) -> None:
+        if self._builds.get(key) is build:
+            del self._builds[key]
+
+    def _has_read(self, task: asyncio.Task[ItemSet]) -> None:
+        self._reading.discard(task)
+        if not task.cancelled():
+            task.exception()  # it has reached whoever still waited
 
 
 def _own_query(query: Query) -> Query:

@@ -17,6 +17,9 @@ CEILINGS: Final = (
 )
 """Attributes that must not exceed another. A default that would is lowered; a value that was given is refused."""
 
+_ANSWERS_IN_BACKLOG: Final = 4
+"""What may wait for a reader holds two of the longest negentropy answers, which are sent as hex."""
+
 
 def lower_defaults(
     settings: "Settings", rows: Sequence[Setting], sources: Mapping[str, str]
@@ -33,6 +36,10 @@ def lower_defaults(
         if sources[env[attr]] == "default" and getattr(settings, attr) > getattr(settings, ceiling)
     }
     values = {attr: getattr(settings, ceiling) for attr, ceiling in lowered.items()}
+    answer, backlog = "negentropy_answer_bytes", "max_send_backlog_bytes"
+    most_bytes = values.get(backlog, getattr(settings, backlog)) // _ANSWERS_IN_BACKLOG
+    if sources[env[answer]] == "default" and getattr(settings, answer) > most_bytes:
+        lowered[answer], values[answer] = backlog, most_bytes
     notes = {env[attr]: f"default, lowered to {env[ceiling]}" for attr, ceiling in lowered.items()}
     return settings.model_copy(update=values), notes
 
@@ -46,6 +53,9 @@ def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[t
     if settings.max_send_backlog_bytes < 2 * settings.max_event_bytes:
         attrs = ("max_send_backlog_bytes", "max_event_bytes")
         yield attrs, f"{shown[attrs[0]]} is less than twice {shown[attrs[1]]}: a large event could not be sent"
+    if settings.max_send_backlog_bytes < _ANSWERS_IN_BACKLOG * settings.negentropy_answer_bytes:
+        attrs = ("max_send_backlog_bytes", "negentropy_answer_bytes")
+        yield attrs, f"{shown[attrs[0]]} is less than four times {shown[attrs[1]]}: an answer could not be sent as hex"
     if settings.port == settings.health_port != 0:
         yield ("port", "health_port"), f"{shown['port']} and {shown['health_port']} are the same port"
     if settings.log_to_stdout and settings.log_file is not None:

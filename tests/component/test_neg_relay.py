@@ -397,6 +397,32 @@ async def test_a_store_that_fails_is_an_error(relay: TestedRelay) -> None:
         assert await neg_err(client) == ["error: the disk is gone"]
 
 
+@on_both()
+async def test_whatever_fails_the_client_is_told(relay: TestedRelay) -> None:
+    async def fail(query: Query, *, max_items: int | None = None) -> Any:
+        raise LookupError("something that nobody thought of")
+
+    relay.store.items = fail  # type: ignore[method-assign]
+    async with relay.client() as client:
+        await client.send("NEG-OPEN", "N", {"kinds": [1]}, OPEN)
+        (reason,) = await neg_err(client)
+        assert reason.startswith("error: ")
+        await client.send("NEG-MSG", "N", OPEN)
+        assert (await neg_err(client))[0].startswith("closed: ")
+
+
+@on_both(max_send_backlog_bytes=512 * 1024, negentropy_answer_bytes=128 * 1024)
+async def test_long_answers_wait_until_the_client_takes_them(relay: TestedRelay) -> None:
+    await relay.fill([fake_event(created_at=NOW_S - n) for n in range(4_100)])
+    names = {f"s{number}" for number in range(16)}
+    async with relay.slow_client() as client:
+        send_at_once(client, *(["NEG-OPEN", name, {}, OPEN] for name in sorted(names)))
+        answers = await read_messages(client, len(names))
+        assert {kind for kind, *_ in answers} == {"NEG-MSG"}
+        assert {name for _, name, _ in answers} == names
+        assert all(len(text) > 250 * 1024 for *_, text in answers)
+
+
 # What the relay does with its server of sets
 
 

@@ -44,6 +44,19 @@ def test_a_backlog_holds_two_of_the_largest_events() -> None:
     assert found.endswith("is less than twice ORLY_MAX_EVENT_SIZE=1MiB: a large event could not be sent")
 
 
+def test_a_backlog_holds_two_of_the_longest_answers_as_hex() -> None:
+    sizes = {"ORLY_NEGENTROPY_MAX_ANSWER": "1MiB", "ORLY_MAX_SEND_BACKLOG": "4MiB"}
+    assert load_with(**sizes).settings.negentropy_answer_bytes == 2**20
+    (found,) = problems(**sizes | {"ORLY_NEGENTROPY_MAX_ANSWER": str(2**20 + 1)})
+    assert found == (
+        "ORLY_MAX_SEND_BACKLOG=4MiB is less than four times ORLY_NEGENTROPY_MAX_ANSWER=1048577B: "
+        "an answer could not be sent as hex"
+    )
+    loaded = load_with(ORLY_MAX_TOTAL_SEND_BACKLOG="1MiB")
+    assert loaded.settings.negentropy_answer_bytes == 2**18
+    assert loaded.sources["ORLY_NEGENTROPY_MAX_ANSWER"] == "default, lowered to ORLY_MAX_SEND_BACKLOG"
+
+
 def test_two_listeners_need_two_ports() -> None:
     (found,) = problems(ORLY_PORT="4000", ORLY_HEALTH_PORT="4000")
     assert found == "ORLY_PORT=4000 and ORLY_HEALTH_PORT=4000 are the same port"

@@ -1,7 +1,9 @@
 """What one client reconciles (NIP-77): its open sets, the order of their messages, and their end."""
 
 import asyncio
+import logging
 from collections import deque
+from functools import partial
 from typing import Final
 
 from orly.nostr.filter import Filter
@@ -19,6 +21,9 @@ one; each may be as long as a message of the relay."""
 
 _LONGEST_LOOK_S: Final = 30.0
 """Idle reconciliations are looked for at least this often, or ten times in their timeout."""
+
+
+log = logging.getLogger(__name__)
 
 
 class _Exchange:
@@ -40,7 +45,7 @@ class Negotiating:
     reconciliation are answered in their order.
     """
 
-    __slots__ = ("_connection_id", "_context", "_exchanges", "_peer", "_sets", "_timer")
+    __slots__ = ("_connection_id", "_context", "_exchanges", "_has_room", "_peer", "_sets", "_timer")
 
     def __init__(self, peer: Peer, context: SessionContext, sets: SetServer) -> None:
         self._peer = peer
@@ -48,6 +53,7 @@ class Negotiating:
         self._sets = sets
         self._connection_id = str(peer.number)
         self._exchanges: dict[str, _Exchange] = {}
+        self._has_room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -95,6 +101,10 @@ class Negotiating:
         self.close(sub_id)
         self._peer.send(neg_err_text(sub_id, reason, max_items))
 
+    def writable(self) -> None:
+        """Go on with the answers that were held back."""
+        self._has_room.set()
+
     def end(self) -> None:
         """The connection is gone."""
         if self._exchanges:
@@ -117,12 +127,14 @@ class Negotiating:
 
     def _go(self, sub_id: str, exchange: _Exchange) -> None:
         exchange.task = self._context.loop.create_task(self._answer(sub_id, exchange))
+        exchange.task.add_done_callback(partial(self._answered, sub_id, exchange))
 
     async def _answer(self, sub_id: str, exchange: _Exchange) -> None:
         """Answer what waits; what comes meanwhile is answered too. A message waits until it is answered."""
         try:
             while exchange.waiting:
                 answer = await self._ask(sub_id, exchange, exchange.waiting[0])
+                await self._room()
                 exchange.waiting.popleft()
                 exchange.active_s = self._context.monotonic_s()
                 self._peer.send(neg_msg_text(sub_id, answer))
@@ -132,6 +144,19 @@ class Negotiating:
                 self.refuse(sub_id, str(refusal), refusal.max_items)
         else:
             exchange.task = None
+
+    async def _room(self) -> None:
+        """Wait until the client has taken what it was sent: answers of all its reconciliations may be long."""
+        while not self._peer.can_write:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    def _answered(self, sub_id: str, exchange: _Exchange, task: asyncio.Task[None]) -> None:
+        """Whatever else ends the answering, the client is told: some wait for ever."""
+        error = None if task.cancelled() else task.exception()
+        if exchange.task is task and self._exchanges.get(sub_id) is exchange:
+            log.error("a reconciliation ended unexpectedly", exc_info=error)
+            self.refuse(sub_id, "error: the relay failed to answer")
 
     async def _ask(self, sub_id: str, exchange: _Exchange, message: bytes) -> bytes:
         query, exchange.query = exchange.query, None

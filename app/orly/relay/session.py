@@ -108,6 +108,8 @@ class RelaySession:
     def writable(self) -> None:
         """Go on with the stored answers that were held back."""
         self._reading.writable()
+        if self._negotiating is not None:
+            self._negotiating.writable()
 
     def closed(self) -> None:
         """The connection is gone."""

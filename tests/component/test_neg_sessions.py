@@ -507,3 +507,38 @@ async def test_close_and_open_under_one_id_keep_their_order(tmp_path: Path) -> N
         await settled(world)
         world.sets.gone("c")
         assert not world.sets._connections
+
+
+@async_test
+async def test_the_service_has_heard_of_what_was_closed_before_another_is_opened(tmp_path: Path) -> None:
+    async with sets_world(tmp_path, "remote", negentropy_max_sessions_per_connection=2) as world:
+        await world.fill(*[fake_event(created_at=NOW_S + n) for n in range(50)])
+        await world.sets.open("c", "0", NOTES, FIRST)
+        await world.sets.open("c", "1", NOTES, FIRST)
+        for number in range(2, 40):
+            world.sets.close("c", str(number - 1))
+            await world.sets.open("c", str(number), NOTES, FIRST)
+        assert {session.sub_id for session in world.local.sessions()} == {"0", "39"}
+        world.sets.gone("c")
+        await settled(world)
+
+
+@pytest.mark.parametrize("n_ids", [1, 1_000])
+@async_test
+async def test_what_is_closed_before_the_service_heard_of_it_costs_nothing(n_ids: int) -> None:
+    async with mute_peer() as address, open_channel(address, credentials=None, token=None) as channel:
+        remote = RemoteSets(channel, timeout_s=0.3, build_timeout_s=0.3)
+
+        async def open_and_close(number: int) -> None:
+            opening = asyncio.create_task(remote.open("c", str(number % n_ids), NOTES, FIRST))
+            await asyncio.sleep(0)
+            opening.cancel()
+            remote.close("c", str(number % n_ids))
+            await asyncio.gather(opening, return_exceptions=True)
+
+        for number in range(3_000):
+            await open_and_close(number)
+            assert len(remote._farewells) <= 1
+        await remote.aclose()
+        assert not remote._connections
+        assert not remote._farewells

@@ -67,14 +67,22 @@ class _Turn:
 
 
 class _Session:
-    """What keeps the calls of one reconciliation in their order."""
+    """What keeps the calls of one reconciliation in their order.
 
-    __slots__ = ("is_open", "last", "n_calls")
+    Attributes:
+        last: The end of the newest call.
+        n_calls: Those that are not over.
+        n_opened: How often it was opened.
+        is_open: Whether it has not been closed since.
+        is_known: Whether the service may know of it, and has not been told of the end.
+    """
+
+    __slots__ = ("is_known", "is_open", "last", "n_calls", "n_opened")
 
     def __init__(self) -> None:
         self.last: asyncio.Future[None] | None = None
-        self.n_calls = 0
-        self.is_open = False
+        self.n_calls = self.n_opened = 0
+        self.is_open = self.is_known = False
 
     def take_turn(self) -> _Turn:
         """Behind all that was called so far."""
@@ -105,15 +113,24 @@ class RemoteSets:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def open(self, connection_id: str, sub_id: str, query: Query, message: bytes) -> bytes:
-        session = self._connections.setdefault(connection_id, {}).setdefault(sub_id, _Session())
+        sessions = self._connections.setdefault(connection_id, {})
+        session = sessions.setdefault(sub_id, _Session())
         session.is_open = True
+        session.n_opened += 1
+        number = session.n_opened
+        # The service counts what a connection has open: it must have heard of what was closed before.
+        farewells = [other.last for other in sessions.values() if other.last is not None and not other.is_open]
         request = open_request(self._name(connection_id), sub_id, query, message)
-        return await self._in_order(
-            connection_id,
-            sub_id,
-            session,
-            lambda: self._ask(self._stub.HandleNegOpen, request, self._timeout_s + self._build_timeout_s),
-        )
+
+        async def ask() -> bytes:
+            for farewell in farewells:
+                await asyncio.shield(farewell)
+            if not session.is_open or session.n_opened != number:
+                raise NegRefusedError("closed", "it was closed before its set was read")
+            session.is_known = True
+            return await self._ask(self._stub.HandleNegOpen, request, self._timeout_s + self._build_timeout_s)
+
+        return await self._in_order(connection_id, sub_id, session, ask)
 
     async def go_on(self, connection_id: str, sub_id: str, message: bytes) -> bytes:
         session = self._connections.get(connection_id, {}).get(sub_id)
@@ -128,14 +145,21 @@ class RemoteSets:
 
     def close(self, connection_id: str, sub_id: str) -> None:
         session = self._connections.get(connection_id, {}).get(sub_id)
-        if session is not None and session.is_open:
-            session.is_open = False
+        if session is None:
+            return
+        session.is_open = False
+        if session.is_known:
+            session.is_known = False
             self._say_goodbye(self._close(connection_id, sub_id, session, session.take_turn()))
+        else:
+            self._forget(connection_id, sub_id, session)
 
     def gone(self, connection_id: str) -> None:
-        sessions = self._connections.pop(connection_id, None)
-        if sessions:
-            self._say_goodbye(self._gone(connection_id, list(sessions.values())))
+        sessions = self._connections.pop(connection_id, {}).values()
+        for session in sessions:
+            session.is_open = False
+        if any(session.is_known for session in sessions):
+            self._say_goodbye(self._gone(connection_id, list(sessions)))
 
     async def aclose(self) -> None:
         """Tell the service what is over; the channel is closed afterwards."""
@@ -168,10 +192,11 @@ class RemoteSets:
             raise
         finally:
             turn.end()
-            self._left(connection_id, sub_id, session)
+            session.n_calls -= 1
+            self._forget(connection_id, sub_id, session)
 
-    def _left(self, connection_id: str, sub_id: str, session: _Session) -> None:
-        session.n_calls -= 1
+    def _forget(self, connection_id: str, sub_id: str, session: _Session) -> None:
+        """Unless it is open, or a call is under way."""
         sessions = self._connections.get(connection_id)
         if session.n_calls or session.is_open or sessions is None or sessions.get(sub_id) is not session:
             return
@@ -223,7 +248,8 @@ class RemoteSets:
                 )
         finally:
             turn.end()
-            self._left(connection_id, sub_id, session)
+            session.n_calls -= 1
+            self._forget(connection_id, sub_id, session)
 
     async def _gone(self, connection_id: str, sessions: list[_Session]) -> None:
         for session in sessions:

@@ -271,6 +271,26 @@ def test_the_number_of_challenges_is_limited(n_challenges: int) -> None:
     run_async(main())
 
 
+def test_a_challenge_that_is_repeated_is_answered_once() -> None:
+    async def main() -> None:
+        async def script(peer: PeerSide) -> None:
+            for _ in range(10 * MAX_CHALLENGES):
+                await peer.send("AUTH", "the same")
+            event_id = await take_auth(peer, challenge="the same")
+            await peer.send("OK", event_id, True, "")
+            await peer.send("AUTH", "the same")
+            await peer.send("AUTH", "another")
+            await take_auth(peer, challenge="another")
+            await peer.closed()
+
+        async with scripted_peer(script) as url:
+            connection = await PeerConnection.open(url, replace(QUICK, auth_key=SECRETS[2]), now_s=lambda: NOW_S)
+            await until(lambda: connection.counters().messages_sent == 2)
+            await connection.close()
+
+    run_async(main())
+
+
 # Our own relay
 
 

@@ -81,6 +81,24 @@ async def test_a_filter_bounds_what_moves(wanted: Filter, tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.parametrize("key", [5, 4, None], ids=["a key that sees all", "another", "none"])
+@async_test
+async def test_a_relay_of_the_same_operator_gives_private_events_too(key: int | None, tmp_path: Path) -> None:
+    private = [
+        make_event(2, kind=1059, created_at=NOW_S - 60, tags=[["p", KEYS[1]]]),
+        make_event(1, kind=4, created_at=NOW_S - 50),
+    ]
+    async with (
+        running_relay(tmp_path / "relay", negentropy_enabled=True, negentropy_full_sync_pubkeys=(KEYS[5],)) as relay,
+        side(tmp_path / "own", OURS) as own,
+    ):
+        await relay.fill([*THEIRS, *private])
+        result = await own.sync(relay.url, auth_key=None if key is None else SECRETS[key])
+        assert result.is_complete, result.problems
+        assert await own.ids() == hex_ids([*OURS, *THEIRS, *(private if key == 5 else ())])
+        assert await ids_of(relay) == hex_ids([*OURS, *THEIRS, *private])
+
+
 @async_test
 async def test_a_cap_is_got_around(tmp_path: Path) -> None:
     wanted = Filter(kinds=frozenset({1}))

@@ -241,6 +241,8 @@ class RelaySession:
                 if refusal is not None:
                     self._refuse_negotiation(message.sub_id, refusal)
                     return
+                if self._rules.full_sync_pubkeys and not self.authenticated:
+                    self.challenge()  # one of those keys would see more, and no other refusal makes it show itself
                 self._negotiating.open(message.sub_id, message.filter, self._reading.scope, message.message)
             case NegMsgMessage():
                 self._negotiating.go_on(message.sub_id, message.message)

@@ -27,12 +27,12 @@ class Authentication:
 
     Attributes:
         challenge: The last one; None if none came.
+        n_answered: How many were answered, the last time perhaps without an OK so far.
     """
 
     __slots__ = (
         "_event_id",
         "_key",
-        "_n_answered",
         "_now_s",
         "_reason",
         "_send",
@@ -42,6 +42,7 @@ class Authentication:
         "_url",
         "_waiting",
         "challenge",
+        "n_answered",
     )
 
     def __init__(
@@ -55,7 +56,7 @@ class Authentication:
         self._send = send
         self._state = _State.UNASKED
         self._event_id = self._reason = ""
-        self._n_answered = 0
+        self.n_answered = 0
         self._waiting: list[Callable[[str | None], None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -70,12 +71,17 @@ class Authentication:
         return bool(self._waiting)
 
     def challenged(self, challenge: str) -> bool:
-        """Takes a challenge and answers it; false if there have been too many."""
+        """Takes a challenge and answers it; false if there have been too many.
+
+        Some relays repeat theirs with every refusal, before they have read our answer.
+        """
+        if challenge == self.challenge and self._state in (_State.ANSWERED, _State.ACCEPTED):
+            return True
         self.challenge = challenge
         if self._key is None:
             return True
-        self._n_answered += 1
-        if self._n_answered > MAX_CHALLENGES:
+        self.n_answered += 1
+        if self.n_answered > MAX_CHALLENGES:
             return False
         tags = [["relay", self._url], ["challenge", challenge]]
         event = sign_event(self._key, created_at=self._now_s(), kind=AUTH, tags=tags)

@@ -46,6 +46,7 @@ class Reconciliation:
         "_refusal",
         "_retried",
         "_send",
+        "_settling",
         "_sub_id",
         "asked_at_s",
     )
@@ -61,6 +62,7 @@ class Reconciliation:
         self._has_begun = self._retried = False
         self._answer: asyncio.Future[bytes] | None = None
         self._refusal: ReconcileRefusedError | None = None
+        self._settling: asyncio.Future[str | None] | None = None
         self.asked_at_s = 0.0
 
     @property
@@ -79,8 +81,28 @@ class Reconciliation:
         self.close()
         self._opening = (filter_json, first)
         self._retried = False
+        n_answered = self._auth.n_answered
+        self._begin()
+        answer = await self._wait()
+        if self._auth.n_answered == n_answered or self._retried or not await self._has_proven():
+            return answer
+        self.close()  # the set was that of a stranger; the peer wanted to know who asks, for it may show more
         self._begin()
         return await self._wait()
+
+    async def _has_proven(self) -> bool:
+        """Whether the peer took, or may have taken, our answer to its challenge."""
+        settling = self._settling = self._loop.create_future()
+
+        def settled(problem: str | None) -> None:
+            if not settling.done():
+                settling.set_result(problem)
+
+        self._auth.when_settled(settled)
+        try:
+            return await settling is None
+        finally:
+            self._settling = None
 
     def _begin(self) -> None:
         self._n_sessions += 1
@@ -176,5 +198,6 @@ class Reconciliation:
     def lost(self, error: PeerError) -> None:
         """The connection is over."""
         self._sub_id = None
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+        for awaited in (self._answer, self._settling):
+            if awaited is not None and not awaited.done():
+                awaited.set_exception(error)

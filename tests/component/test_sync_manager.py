@@ -12,7 +12,7 @@ from tests.component.managed_peers import NEVER, NOW_S, QUICK, A, B, FakeRuns, d
 
 from orly.nostr.filter import Filter
 from orly.store.base import StoreUnavailableError
-from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, MAX_LINES, TooManyError, UnknownPeerError
+from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, TooManyError, UnknownPeerError
 from orly.sync.negentropy.own_address import OwnAddress
 from orly.sync.negentropy.peer_loop import MAX_ASKED, MAX_ERROR_CHARACTERS
 from orly.sync.negentropy.peer_memory import Why
@@ -266,7 +266,7 @@ async def test_what_is_remembered_of_events_outlives_a_restart_but_not_the_peer(
 
 
 @async_test
-async def test_by_hand_waits_for_the_round_under_way_and_shares_its_memory(tmp_path: Path) -> None:
+async def test_by_hand_waits_for_the_round_under_way(tmp_path: Path) -> None:
     runs = FakeRuns()
     runs.hold.clear()
     request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
@@ -280,21 +280,49 @@ async def test_by_hand_waits_for_the_round_under_way_and_shares_its_memory(tmp_p
         assert (await by_hand, await other) == (done(), done())
         assert len(told) == 2
         assert runs.requests[2] == request
-        assert runs.memories[2] is runs.memories[0]
-        assert runs.memories[1] is not runs.memories[0]
 
 
 @async_test
-async def test_of_relays_that_are_no_peers_the_last_ones_are_remembered(tmp_path: Path) -> None:
+async def test_of_relays_that_are_no_peers_nothing_is_left(tmp_path: Path) -> None:
     runs = FakeRuns()
-    urls = [f"wss://{number}.invalid" for number in range(MAX_LINES + 1)]
+    request = SyncRequest(url=B, filter=Filter(), direction=Direction.DOWN)
     async with managing(tmp_path, runs, replace(NEVER, peers=())) as manager:
-        for url in (*urls, urls[-1], urls[1], urls[0]):
-            await manager.sync(SyncRequest(url=url, filter=Filter(), direction=Direction.DOWN), lambda _: None)
-    memories = runs.memories
-    assert memories[-3] is memories[MAX_LINES]
-    assert memories[-2] is memories[1]
-    assert memories[-1] is not memories[0]
+        runs.hold.clear()
+        tasks = [asyncio.create_task(manager.sync(request, lambda _: None)) for _ in range(3)]
+        await until(lambda: runs.at_once)
+        runs.hold.set()
+        await asyncio.gather(*tasks)
+        assert (len(runs.requests), runs.most) == (3, 1)
+        assert manager._others == {}
+
+
+@async_test
+async def test_what_someone_asks_for_is_tried_again_and_remembered(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.note = b"1" * 32
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(QUICK, interval_s=3600.0)) as manager:
+        await until(lambda: state(manager).last_sync_s)
+        runs.note = b"2" * 32
+        await manager.sync(request, lambda _: None)
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 3 and not runs.at_once)
+        first, by_hand, asked = runs.memories
+        assert by_hand.why_not_pull(b"1" * 32, now_s=NOW_S) is None
+        assert asked.why_not_pull(b"1" * 32, now_s=NOW_S) is None
+        assert first.why_not_pull(b"2" * 32, now_s=NOW_S) is Why.REFUSED, "rounds by the clock know of it"
+
+
+@async_test
+async def test_a_start_after_a_stop_is_at_once_also_while_a_round_is_broken_off(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.hold.clear()
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: runs.at_once)
+        manager.stop()
+        manager.start()
+        runs.hold.set()
+        await until(lambda: len(runs.requests) == 2)
 
 
 @async_test

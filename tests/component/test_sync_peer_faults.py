@@ -287,6 +287,29 @@ def test_each_kind_has_its_own_progress() -> None:
     run_async(main())
 
 
+@pytest.mark.parametrize(("most", "n_taken"), [(3, 3), (None, 20)])
+def test_more_events_than_were_asked_for_are_no_headway(most: int | None, n_taken: int) -> None:
+    async def script(peer: PeerSide) -> None:
+        sub_id = (await peer.expect("REQ"))[1]
+        for _ in range(10_000):
+            await peer.send("EVENT", sub_id, {"id": "1"})
+            await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        sink = Sink()
+        async with connected(script, NO_DELAY) as connection:
+            fetch = connection.fetch([b"{}"], sink, most=most)
+            if most is None:
+                await until(lambda: len(sink.rows) > n_taken)
+                assert connection.error is None
+                return
+            with pytest.raises(PeerSilentError, match="the end of 1 REQs"):
+                await fetch.wait()
+        assert len(sink.rows) > n_taken
+
+    run_async(main())
+
+
 def test_a_quiet_connection_is_kept_by_pings() -> None:
     async def script(peer: PeerSide) -> None:
         for _ in range(4):

@@ -3,16 +3,20 @@
 import asyncio
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import pytest
 from tests.component.async_test import async_test
-from tests.component.fake_peer import FakeRelay, PeerSide, scripted_peer
+from tests.component.fake_peer import CLOSE, TEXT, FakeRelay, PeerSide, frame, scripted_peer, text_frame
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 
 from orly.negentropy import ItemSet, Responder
+from orly.negentropy.encoding import varint
+from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.sync.negentropy import download, fallback, run_reconcile, upload
 from orly.sync.negentropy.request import Direction, SyncFailedError
@@ -338,15 +342,14 @@ class BreakingRelay(FakeRelay):
     ("kind", "nth"), [("NEG-OPEN", 1), ("NEG-MSG", 1), ("REQ", 1), ("REQ", 3), ("EVENT", 1), ("EVENT", 60)]
 )
 @async_test
-async def test_a_peer_that_breaks_is_gone_on_with(
-    kind: str, nth: int, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_peer_that_breaks_is_gone_on_with(kind: str, nth: int, how: str, tmp_path: Path) -> None:
     relay = BreakingRelay(kind, nth, how)
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
         options: dict[str, Any] = {"batch_events": 100, "frame_bytes": 512, "timeout_s": QUICK_S}
         if how == "stall" and kind == "NEG-OPEN":
-            monkeypatch.setattr(run_reconcile, "FIRST_ANSWER_S", 60.0)
-        if how == "stall" and kind == "EVENT":
+            assert (await own.sync(url, **options)).is_complete, "whoever is silent to it is read in pages"
+            assert kinds_of(relay.log) >= {"REQ"}
+        elif how == "stall" and kind == "EVENT":
             result = await own.sync(url, **options)
             assert result.progress.rejected == 200 - (nth - 1)
             assert result.problems == (
@@ -359,10 +362,91 @@ async def test_a_peer_that_breaks_is_gone_on_with(
 
 
 @async_test
+async def test_what_came_before_the_peer_went_away_is_stored_and_counted(tmp_path: Path) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    class Relay(FakeRelay):
+        async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            asked.append((sub_id, filters[0]["ids"]))
+            if len(asked) == 3:
+                rows = [text_row(sub_id, self.events[each]) for sub_id, ids in asked for each in ids]
+                peer.write(b"".join(rows) + frame(CLOSE, pack("!H", 1008) + b"enough"))
+                await peer.drained()
+                await peer.closed()
+
+    relay = Relay(notes(*range(2_000)))
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        error = await fails(own, url, "enough", Direction.DOWN)
+        assert len(await own.ids()) == error.progress.fetched == 1_500
+
+
+@async_test
+async def test_what_is_on_its_way_to_the_disk_when_a_sync_is_broken_off_is_counted(tmp_path: Path) -> None:
+    async with side(tmp_path) as own, scripted_peer(FakeRelay(notes(*range(3_000))).serve) as url:
+        save, saving = own.store.save, asyncio.Event()
+
+        async def slowly(events: Any) -> Any:
+            saving.set()
+            return await save(events)
+
+        own.store.save = slowly  # type: ignore[method-assign]
+        syncing = asyncio.create_task(own.sync(url, Direction.DOWN))
+        await saving.wait()
+        syncing.cancel()
+        await asyncio.gather(syncing, return_exceptions=True)
+        assert own.progress[-1].fetched == len(await own.ids()) > 0
+
+
+@async_test
 async def test_nobody_there(tmp_path: Path) -> None:
     async with side(tmp_path) as own:
         error = await fails(own, "ws://127.0.0.1:1", "127.0.0.1:1")
         assert error.progress.round == 0
+        for host in ("host..example", "x" * 64 + ".example", "a\0b"):
+            await fails(own, f"ws://{host}", "cannot be reached")
+
+
+class CheckedRelay(FakeRelay):
+    """Withholds an event, is late with an OK, and fails the second NEG-OPEN, when it is looked at what is missing."""
+
+    def __init__(self, events: list[EncodedEvent], how: str) -> None:
+        super().__init__(events)
+        self.withheld = events[0].event.id
+        self.how = how
+        self.n_opened = 0
+        self.late: set[asyncio.TimerHandle] = set()
+
+    async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+        await send_events(peer, sub_id, [row for row in self.matching(filters) if self.withheld.encode() not in row])
+        await peer.send("EOSE", sub_id)
+
+    async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+        self.events[event["id"]] = json.dumps(event, separators=(",", ":")).encode()
+        late = text_frame("OK", event["id"], True, "")
+        self.late.add(asyncio.get_running_loop().call_later(0.2, peer.write, late))
+
+    async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+        self.n_opened += 1
+        if self.n_opened == 1:
+            await super().on_neg_open(peer, sub_id, filter_, message)
+        elif self.how == "hang up":
+            await peer.close(1008, "one session for each connection")
+        elif self.how:
+            await peer.send("NEG-ERR", sub_id, self.how)
+
+
+@pytest.mark.parametrize("how", ["closed: gone", "rate-limited: later", "auth-required: who is it", "hang up", ""])
+@async_test
+async def test_a_last_look_that_fails_leaves_what_was_done(how: str, tmp_path: Path) -> None:
+    theirs, ours = notes(*range(10, 20)), notes(99)
+    relay = CheckedRelay(theirs, how)
+    async with side(tmp_path, ours) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, timeout_s=1.0)
+        assert relay.n_opened >= 2
+        assert result.problems == ("1 event announced by the peer and not sent",)
+        assert await own.ids() == hex_ids([*ours, *theirs[1:]])
+        assert set(relay.events) == hex_ids([*ours, *theirs])
+        assert len(own.memory) == 1
 
 
 @async_test
@@ -444,6 +528,32 @@ async def test_events_that_never_come_are_asked_for_twice_and_remembered(tmp_pat
 
 
 @async_test
+async def test_what_did_not_come_is_settled_before_more_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_MAX_BARREN_IDS", 2_000)
+
+    class Relay(FakeRelay):
+        """Announces without end, and gives nothing."""
+
+        n_made = 0
+
+        async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+            made = [sha256(str(number).encode()).digest() for number in range(self.n_made, self.n_made + 500)]
+            self.n_made += 500
+            bound = varint(NOW_S + 2) + b"\0"
+            answer = b"\x61" + bound + b"\2" + varint(500) + b"".join(made) + b"\0\0\1" + b"x" * 16
+            await peer.send("NEG-MSG", sub_id, answer.hex())
+
+        async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            await peer.send("EOSE", sub_id)
+
+    async with side(tmp_path, OURS) as own, scripted_peer(Relay().serve) as url:
+        error = await fails(own, url, "announced 2\\d\\d\\d events and sent none", Direction.DOWN)
+        assert error.progress.unavailable < 4_000
+
+
+@async_test
 async def test_a_peer_that_announces_and_sends_nothing_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +571,11 @@ class ReqRelay(FakeRelay):
 
     async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
         await self.answer(peer, sub_id, self.matching(filters), filters[0])
+
+
+def text_row(sub_id: str, row: bytes) -> bytes:
+    """The frame of an EVENT."""
+    return frame(TEXT, b'["EVENT",%b,%b]' % (json.dumps(sub_id).encode(), row))
 
 
 async def send_events(peer: PeerSide, sub_id: str, rows: list[bytes]) -> None:
@@ -599,7 +714,9 @@ async def test_rejected_events_are_said_and_not_sent_again(tmp_path: Path) -> No
         assert set(relay.events) == hex_ids(OURS)
 
 
-@pytest.mark.parametrize("reason", ["rate-limited: slow down", "error: disk full", "auth-required: who"])
+@pytest.mark.parametrize(
+    "reason", ["rate-limited: slow down", "error: disk full", "Write error: MDB_MAP_FULL", "auth-required: who"]
+)
 @async_test
 async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Path) -> None:
     relay = JudgingRelay([])
@@ -682,6 +799,27 @@ async def test_the_window_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @async_test
+async def test_a_large_event_is_not_blamed_before_it_was_sent(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        n_left = 5
+
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            self.n_left -= 1
+            if self.n_left:
+                await super().on_event(peer, event)
+            else:
+                await peer.close(1001, "restarting")
+
+    relay = Relay()
+    large = make_event(created_at=NOW_S, content="x" * 70_000)
+    async with side(tmp_path, [*notes(*range(10)), large]) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "restarting")
+        assert len(own.memory) == 0
+        await goes_on(own, relay)
+        assert large.event.id in relay.events
+
+
+@async_test
 async def test_large_events_go_last_and_one_by_one(tmp_path: Path) -> None:
     large = [make_event(content="x" * size, created_at=NOW_S - size) for size in (70_000, 90_000)]
 
@@ -735,6 +873,25 @@ async def test_ties_at_the_edges_of_pages(batch_events: int, tmp_path: Path) -> 
         if batch_events > 3:
             assert result.is_complete, result.problems
         assert await own.ids() == set(relay.events) == hex_ids(tied)
+
+
+@pytest.mark.parametrize("reason", ["", "error: shutting down"])
+@async_test
+async def test_a_page_that_is_refused_is_not_the_end_of_all_pages(reason: str, tmp_path: Path) -> None:
+    class Relay(RefusingRelay):
+        n_pages = 0
+
+        async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            self.n_pages += 1
+            if self.n_pages == 2:
+                await peer.send("CLOSED", sub_id, reason)
+            else:
+                await super().on_req(peer, sub_id, filters)
+
+    relay = Relay(THEIRS, "NEG-ERR", "SUB", "unsupported: no negentropy here")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        await fails(own, url, "does not send events: " + (reason or "it gave no reason"), batch_events=100)
+        await goes_on(own, relay)
 
 
 @async_test

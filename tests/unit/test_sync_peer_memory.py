@@ -30,6 +30,22 @@ def test_it_is_forgotten_at_the_second() -> None:
     assert len(memory) == 0
 
 
+def test_another_is_taken_in() -> None:
+    memory, other = PeerMemory(max_ids=2), PeerMemory()
+    for number in (1, 2):
+        memory.note(an_id(number), Why.REFUSED, now_s=NOW_S)
+    for number in (2, 3):
+        other.note(an_id(number), Why.REJECTED, now_s=NOW_S + 5)
+    memory.take_in(other)
+    assert [memory.why_not_pull(an_id(number), now_s=NOW_S) for number in (1, 2, 3)] == [None, None, None]
+    assert [memory.why_not_push(an_id(number), now_s=NOW_S) for number in (1, 2, 3)] == [
+        None,
+        Why.REJECTED,
+        Why.REJECTED,
+    ]
+    assert memory.why_not_push(an_id(2), now_s=NOW_S + REMEMBERED_S + 4) is Why.REJECTED
+
+
 def test_the_oldest_goes_first() -> None:
     memory = PeerMemory(max_ids=3)
     for number in (1, 2, 3):

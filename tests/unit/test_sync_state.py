@@ -47,6 +47,8 @@ KEY = "ab" * 32
         ("too many concurrent NEG requests", None, Refused.FAILED),
         ("blocked: 16 sessions are open on this connection, 16 is the maximum", None, Refused.FAILED),
         ("rate-limited: slow down", None, Refused.FAILED),
+        ("blocked: this connection has 16 reconciliations open, the maximum", None, Refused.FAILED),
+        ("blocked: the sets of all clients take 9 bytes, and 9 is the maximum; try again later", None, Refused.FAILED),
         ("error: the sync service is away", None, Refused.FAILED),
         ("PROTOCOL-ERROR", None, Refused.FAILED),
     ],

@@ -57,9 +57,9 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
         if len(fields.tags) > self.max_event_tags:
             return _invalid(f"event has {len(fields.tags)} tags, the maximum is {self.max_event_tags}")
         if fields.created_at > now_s + self.max_created_at_future_s:
-            return _invalid(f"created_at is more than {self.max_created_at_future_s:g} s in the future")
+            return _invalid(f"created_at is more than {self.max_created_at_future_s:.15g} s in the future")
         if self.max_created_at_past_s and fields.created_at < now_s - self.max_created_at_past_s:
-            return _invalid(f"created_at is more than {self.max_created_at_past_s:g} s in the past")
+            return _invalid(f"created_at is more than {self.max_created_at_past_s:.15g} s in the past")
         if fields.kind in UNPUBLISHABLE_KINDS:
             return _invalid(f"kind {fields.kind} is a credential and is not published")
         if self.min_pow_difficulty:

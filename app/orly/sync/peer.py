@@ -163,18 +163,19 @@ class PeerConnection:
         """Ends the session (NEG-CLOSE), if one is open."""
         self._reconciliation.close()
 
-    def fetch(self, filters_json: Sequence[bytes], sink: FetchSink) -> Fetch:
+    def fetch(self, filters_json: Sequence[bytes], sink: FetchSink, *, most: int | None = None) -> Fetch:
         """Sends a REQ with a subscription of its own, which is closed after EOSE. Several may be under way.
 
         Args:
             filters_json: At least one filter.
             sink: Where the answer goes.
+            most: How many events that may be, as those beyond it are no headway; None = any number.
 
         Raises:
             PeerError: The connection is over.
         """
         self._check_open()
-        return self._fetches.ask(filters_json, sink)
+        return self._fetches.ask(filters_json, sink, most)
 
     def publish(self, events: Sequence[tuple[bytes, bytes]], answered: Answered) -> None:
         """Sends EVENTs. How many may be without an answer is up to the caller; `drained` waits for the socket.

@@ -27,15 +27,17 @@ class Fetch:
     """One REQ.
 
     Attributes:
+        most: Events that were asked for at most; None = any number.
         n_events: Events that came so far.
     """
 
-    __slots__ = ("_fetches", "filters_json", "is_over", "n_events", "over", "retried", "sink", "sub_id")
+    __slots__ = ("_fetches", "filters_json", "is_over", "most", "n_events", "over", "retried", "sink", "sub_id")
 
-    def __init__(self, fetches: "Fetches", filters_json: bytes, sink: FetchSink) -> None:
+    def __init__(self, fetches: "Fetches", filters_json: bytes, sink: FetchSink, most: int | None) -> None:
         self._fetches = fetches
         self.filters_json = filters_json
         self.sink = sink
+        self.most = most
         self.sub_id = ""
         self.n_events = 0
         self.retried = False
@@ -81,9 +83,9 @@ class Fetches:
     def __len__(self) -> int:
         return len(self._active)
 
-    def ask(self, filters_json: Sequence[bytes], sink: FetchSink) -> Fetch:
-        """Sends a REQ."""
-        fetch = Fetch(self, b",".join(filters_json), sink)
+    def ask(self, filters_json: Sequence[bytes], sink: FetchSink, most: int | None) -> Fetch:
+        """Sends a REQ for so many events at most; None = any number."""
+        fetch = Fetch(self, b",".join(filters_json), sink, most)
         self._ask(fetch)
         return fetch
 
@@ -118,8 +120,9 @@ class Fetches:
         fetch = self._active.get(sub_id)
         if fetch is None:
             return False
-        self.progress_at_s = self._loop.time()
         fetch.n_events += len(rows)
+        if fetch.most is None or fetch.n_events <= fetch.most:  # more than that is no headway
+            self.progress_at_s = self._loop.time()
         fetch.sink.events(rows)
         return True
 

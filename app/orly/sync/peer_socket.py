@@ -117,7 +117,7 @@ class PeerSocket(PeerOutbox):
         except TimeoutError as error:
             text = f"{self.name} did not answer within {self._options.connect_timeout_s:g} s"
             raise PeerUnreachableError(text) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter for names that no host can have
             raise PeerUnreachableError(f"{self.name} cannot be reached{because(error)}") from error
         finally:
             if transport is not None and not self.is_open:

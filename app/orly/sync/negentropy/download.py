@@ -3,14 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, assert_never
 
 from orly.nostr.filter import Filter
-from orly.store.base import Query
+from orly.store.base import Query, StoreError
 from orly.sync.ingest import Checked, OfferResult
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
-from orly.sync.negentropy.run_context import SyncContext, stored_ids
+from orly.sync.negentropy.run_context import SyncContext, key_hint, stored_ids
 from orly.sync.peer import PeerRefusedError
 
 __all__ = ["MAX_FETCHES", "MAX_HELD_BYTES", "Downloads"]
@@ -25,6 +26,9 @@ MAX_SAVES: Final = 3
 """Batches on their way to the disk at once; the next is checked meanwhile."""
 
 _OFFER_EVENTS: Final = 512
+_LAST_SAVES_S: Final = 2.0
+"""How long the end of a sync waits for the disk."""
+
 _MAX_REFUSED_FETCHES: Final = 12
 """A peer that refuses so many REQs at a stretch, however short, sends nothing at all."""
 
@@ -130,9 +134,24 @@ class Downloads:
                     return
                 await self._changed.wait()
         finally:
-            for save in self._saves:
+            await self._end_saves()
+
+    async def drain(self) -> None:
+        """Store what came before the connection was lost."""
+        with suppress(StoreError, PeerRefusedError):
+            while await self._take_some():
+                pass
+            await self._end_saves()
+
+    async def _end_saves(self) -> None:
+        """Wait for what is on its way to the disk, and count it: it is stored, whatever becomes of the sync."""
+        if self._saves:
+            _, late = await asyncio.wait(self._saves, timeout=_LAST_SAVES_S)
+            for save in late:
                 save.cancel()
-            await asyncio.gather(*self._saves, return_exceptions=True)
+            await asyncio.gather(*late, return_exceptions=True)
+        with suppress(StoreError, PeerRefusedError):
+            self._collect()
 
     def _has_queued(self) -> bool:
         return bool(self._queue or self._again)
@@ -151,11 +170,12 @@ class Downloads:
             self._wanted.update(ids)
             self._n_fetches += 1
             listed = b'","'.join([event_id.hex().encode() for event_id in ids])
-            self._context.peer.fetch([b'{"ids":["%b"],"limit":%d}' % (listed, len(ids))], _Batch(self, ids, attempt))
+            asked = b'{"ids":["%b"],"limit":%d}' % (listed, len(ids))
+            self._context.peer.fetch([asked], _Batch(self, ids, attempt), most=len(ids))
 
     async def _next_ids(self) -> tuple[list[bytes], int]:
         """The ids of the next REQ, without those that are known or hopeless, and how often they were asked before."""
-        if self._queue:
+        if self._queue and not self._again:
             n_ids = min(len(self._queue), self._batch_ids)
             ids = [self._queue.popleft() for _ in range(n_ids)]
             self._context.room.add(-n_ids)
@@ -252,12 +272,15 @@ class Downloads:
         return True
 
     async def _offer(self, rows: list[bytes]) -> None:
-        context = self._context
-        checked = await context.door.check(rows, self._wanted, matching=context.request.filter)
+        context, loop = self._context, asyncio.get_running_loop()
+        checking = loop.create_task(context.door.check(rows, self._wanted, matching=context.request.filter))
+        try:
+            await asyncio.shield(checking)
+        finally:  # also when the sync is broken off: it is not asked for again
+            save = loop.create_task(self._save(await checking))
+            self._saves.add(save)
+            save.add_done_callback(partial(self._saved, sum(map(len, rows))))
         self._n_barren_ids = 0
-        save = asyncio.get_running_loop().create_task(self._save(checked))
-        self._saves.add(save)
-        save.add_done_callback(partial(self._saved, sum(map(len, rows))))
 
     async def _save(self, checked: Checked) -> OfferResult:
         return await self._context.door.save(checked)
@@ -276,7 +299,8 @@ class Downloads:
         """
         for save in [save for save in self._saves if save.done()]:
             self._saves.discard(save)
-            self._count(save.result())
+            if not save.cancelled():
+                self._count(save.result())
 
     def _count(self, result: OfferResult) -> None:
         context = self._context
@@ -318,7 +342,9 @@ class Downloads:
         """A REQ was refused as a whole: it may have been too long."""
         name = self._context.peer.name
         if reason.partition(":")[0] in ("auth-required", "restricted"):
-            raise PeerRefusedError(f"{name} does not send events: {reason}", reason)
+            raise PeerRefusedError(
+                f"{name} does not send events: {reason}{key_hint(self._context.request, reason)}", reason
+            )
         if len(batch.ids) <= self._batch_ids:  # longer ones were asked before this was known
             self._n_refused_fetches += 1
             self._batch_ids = max(1, len(batch.ids) // 2)

@@ -8,7 +8,7 @@ import msgspec
 
 from orly.negentropy import ItemSet
 from orly.sync.negentropy.download import Downloads
-from orly.sync.negentropy.run_context import SyncContext, stored_ids
+from orly.sync.negentropy.run_context import SyncContext, key_hint, stored_ids
 from orly.sync.negentropy.state import Span, encode_filter, narrowed
 from orly.sync.negentropy.upload import Uploads
 from orly.sync.peer import Fetch, PeerRefusedError
@@ -129,15 +129,18 @@ class Paging:
             limit = self._page_events if left is None else min(self._page_events, left)
             asked = msgspec.structs.replace(narrowed(context.request.filter, span), limit=limit)
             page = _Page()
-            page.started(context.peer.fetch([encode_filter(asked)], page))
+            page.started(context.peer.fetch([encode_filter(asked)], page, most=limit))
             reason = await page.over
             if page.is_too_large:
                 if limit == 1:
                     raise PeerRefusedError(f"{context.peer.name} sends more events than a limit allows", "")
                 self._page_events = max(1, min(limit, len(page.rows)) // 2)
                 continue
-            if reason and not page.rows:
-                raise PeerRefusedError(f"{context.peer.name} does not send events: {reason}", reason)
+            if reason is not None and not page.rows:
+                why = reason or "it gave no reason"
+                raise PeerRefusedError(
+                    f"{context.peer.name} does not send events: {why}{key_hint(context.request, reason)}", reason
+                )
             context.tally.round += 1
             context.tally.tell()
             return _heads(page.rows, span)

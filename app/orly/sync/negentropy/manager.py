@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import SystemRandom
@@ -23,16 +22,13 @@ from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.peers import MAX_PEERS, PeerBook, PeerBookError, PeerState
 from orly.sync.negentropy.request import SyncProgress, SyncRequest, SyncResult
 
-__all__ = ["MAX_AT_ONCE", "MAX_BY_HAND", "MAX_LINES", "PeerStatus", "SyncManager", "TooManyError", "UnknownPeerError"]
+__all__ = ["MAX_AT_ONCE", "MAX_BY_HAND", "PeerStatus", "SyncManager", "TooManyError", "UnknownPeerError"]
 
 MAX_AT_ONCE: Final = 4
 """Rounds in the background at once: each may hold some thousand events and the ids of a million."""
 
 MAX_BY_HAND: Final = 16
 """Syncs at once that callers watch."""
-
-MAX_LINES: Final = 64
-"""Relays that are no peers, and of which is remembered what need not travel again."""
 
 _chance: Final = SystemRandom().random
 
@@ -94,7 +90,7 @@ class SyncManager:
         )
         self._book = book
         self._loops: dict[str, PeerLoop] = {}
-        self._others: OrderedDict[str, PeerLine] = OrderedDict()
+        self._others: dict[str, PeerLine] = {}
         self._saving = asyncio.Lock()
         self._changing = asyncio.Lock()
         self._is_active = False
@@ -187,7 +183,7 @@ class SyncManager:
             if loop is None:
                 return
             await loop.close()
-            if loop.line.lock.locked():
+            if loop.line.n_users:
                 self._others[url] = loop.line  # a sync by hand is under way, and there is to be one at a time
             await self._save()
             await asyncio.to_thread(self._book.save_memory, url, b"")
@@ -216,8 +212,12 @@ class SyncManager:
         try:
             await refuse_own(self._context.address, request.url)
             line = self._line(request.url)
-            async with line.lock:
-                return await self._context.run(request, line.memory, on_progress)
+            try:
+                async with line.asked_for() as memory:
+                    return await self._context.run(request, memory, on_progress)
+            finally:
+                if not line.n_users and self._others.get(request.url) is line:
+                    del self._others[request.url]
         finally:
             self._by_hand -= 1
 
@@ -237,14 +237,7 @@ class SyncManager:
     def _line(self, url: str) -> PeerLine:
         if (loop := self._loops.get(url)) is not None:
             return loop.line
-        line = self._others.get(url)
-        if line is None:
-            line = self._others[url] = PeerLine(PeerMemory())
-            idle = [other for other, each in self._others.items() if other != url and not each.lock.locked()]
-            for other in idle[: max(0, len(self._others) - MAX_LINES)]:
-                del self._others[other]
-        self._others.move_to_end(url)
-        return line
+        return self._others.setdefault(url, PeerLine(PeerMemory()))
 
     async def _keep(self, loop: PeerLoop) -> None:
         """After a round; a disk that is full must not end the syncing, and is told once."""

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -81,13 +82,39 @@ class SyncOptions:
 
 
 class PeerLine:
-    """What all syncs with one URL share: there is one at a time, and it learns from those before."""
+    """What all syncs with one URL share: there is one at a time, and rounds by the clock learn from those before.
 
-    __slots__ = ("lock", "memory")
+    Attributes:
+        memory: What those rounds need not carry again.
+        n_users: Syncs that were asked for, and are under way or wait.
+    """
+
+    __slots__ = ("_lock", "memory", "n_users")
 
     def __init__(self, memory: PeerMemory) -> None:
-        self.lock = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self.memory = memory
+        self.n_users = 0
+
+    @asynccontextmanager
+    async def by_clock(self) -> AsyncIterator[PeerMemory]:
+        """Sync by the clock; gives the memory to use."""
+        async with self._lock:
+            yield self.memory
+
+    @asynccontextmanager
+    async def asked_for(self) -> AsyncIterator[PeerMemory]:
+        """Sync since someone asked for it, who wants everything tried again; gives the memory to use."""
+        self.n_users += 1
+        try:
+            async with self._lock:
+                fresh = PeerMemory()
+                try:
+                    yield fresh
+                finally:
+                    self.memory.take_in(fresh)
+        finally:
+            self.n_users -= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +174,7 @@ class PeerLoop:
         self._asked: deque[_Asked] = deque()
         self._is_active = False
         self._due_s = 0.0
+        self._is_due_anew = False
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run())
@@ -156,6 +184,7 @@ class PeerLoop:
         if is_active and not self._is_active:
             delay_s = first_delay_s(self._context.options.interval_s, self._context.chance())
             self._due_s = self._context.monotonic_s() + delay_s
+            self._is_due_anew = True
         self._is_active = is_active
         if not is_active:
             self._asked.clear()
@@ -179,6 +208,7 @@ class PeerLoop:
     async def _run(self) -> None:
         while True:
             asked = await self._next()
+            self._is_due_anew = False
             self._round = asyncio.create_task(self._sync(asked))
             try:
                 await asyncio.wait([self._round])
@@ -192,7 +222,8 @@ class PeerLoop:
             pause_s = next_delay_s(
                 self._context.options.interval_s, self.state.consecutive_failures, self._context.chance()
             )
-            self._due_s = self._context.monotonic_s() + pause_s
+            if not self._is_due_anew:
+                self._due_s = self._context.monotonic_s() + pause_s
 
     async def _next(self) -> _Asked | None:
         """What was asked for, or None when a round is due."""
@@ -209,15 +240,16 @@ class PeerLoop:
         return self._asked.popleft()
 
     async def _sync(self, asked: _Asked | None) -> None:
-        async with self.line.lock, self._context.turn:
+        line = self.line
+        async with line.by_clock() if asked is None else line.asked_for() as memory, self._context.turn:
             self.is_syncing = True
             try:
-                await self._sync_now(asked)
+                await self._sync_now(asked, memory)
             finally:
                 self.is_syncing = False
                 await _to_its_end(self._context.keep(self))
 
-    async def _sync_now(self, asked: _Asked | None) -> None:
+    async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:
         options, url = self._context.options, self.state.url
         wanted = options.filter if asked is None or asked.filter is None else asked.filter
         since_s = self._cursor.since_s() if asked is None and wanted.limit is None else None
@@ -225,7 +257,7 @@ class PeerLoop:
         began_s, started_s = self._context.now_s(), self._context.monotonic_s()
         try:
             await refuse_own(self._context.address, url)
-            result = await self._context.run(request, self.line.memory, _ignore)
+            result = await self._context.run(request, memory, _ignore)
         except SyncFailedError as error:
             self._note_failure(str(error), error.progress)
         except StoreError as error:

@@ -59,6 +59,14 @@ class PeerMemory:
         if len(self._entries) > self._max_ids:
             self._entries.popitem(last=False)
 
+    def take_in(self, other: "PeerMemory") -> None:
+        """Remember what another one does; for the same ids, instead of what was remembered so far."""
+        for event_id, entry in other._entries.items():
+            self._entries[event_id] = entry
+            self._entries.move_to_end(event_id)
+        while len(self._entries) > self._max_ids:
+            self._entries.popitem(last=False)
+
     def forget(self, event_id: bytes) -> None:
         """Drop one id; one that is not remembered is no error."""
         self._entries.pop(event_id, None)

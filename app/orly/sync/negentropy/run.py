@@ -24,7 +24,7 @@ from orly.sync.negentropy.request import (
 from orly.sync.negentropy.run_context import Room, SyncContext, Tally, stored_ids
 from orly.sync.negentropy.run_reconcile import Differences
 from orly.sync.negentropy.upload import Uploads
-from orly.sync.peer import PeerConnection, PeerError, PeerOptions, PeerSilentError, ReconcileRefusedError
+from orly.sync.peer import PeerConnection, PeerError, PeerOptions, PeerSilentError
 
 __all__ = ["sync_with_peer"]
 
@@ -111,6 +111,7 @@ class _Run:
             try:
                 await self._transfer()
             except* PeerError as lost:
+                await self._downloads.drain()
                 was_silent = lost.subgroup(PeerSilentError) is not None
                 if not (self._downloads.is_over and self._uploads.give_up(was_silent=was_silent)):
                     raise
@@ -186,8 +187,9 @@ class _Run:
             return
         try:
             needed = await self._differences.still_needed(tally.unavailable_ids)
-        except ReconcileRefusedError:
-            return  # then they count as missing
+        except (PeerError, NegentropyError) as error:
+            log.debug("what is missing could not be looked at once more: %s", error)
+            return  # then all of it counts as missing
         gone = tally.unavailable_ids - needed
         tally.unavailable_ids -= gone
         tally.unavailable -= len(gone)

@@ -1,6 +1,7 @@
 """What the parts of one sync share: whom they talk to, what they count, and how much may wait."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.request import Phase, SyncProgress, SyncRequest
 from orly.sync.peer import PeerConnection
 
-__all__ = ["MAX_WAITING_IDS", "Room", "SyncContext", "Tally", "stored_ids"]
+__all__ = ["MAX_WAITING_IDS", "Room", "SyncContext", "Tally", "key_hint", "stored_ids"]
 
 MAX_WAITING_IDS: Final = 200_000
 """Ids that wait to be fetched or sent, about 100 bytes each; above it the reconciliation pauses."""
@@ -21,6 +22,8 @@ MAX_WAITING_IDS: Final = 200_000
 _MAX_REASONS: Final = 50
 _MAX_REASON_CHARACTERS: Final = 160
 _OTHER_REASONS: Final = "other reasons"
+_AND_ALIKE: Final = ", and alike"
+_NUMBER: Final = re.compile(r"[0-9]+")
 _SHOWN_REASONS: Final = 5
 _ID_OFFSET: Final = 8
 
@@ -40,8 +43,8 @@ class Tally:
         self._peer = peer
         self._list_ids = list_ids
         self._on_progress = on_progress
-        self._refused_reasons: Counter[str] = Counter()
-        self._rejected_reasons: Counter[str] = Counter()
+        self._refused_reasons = _Reasons()
+        self._rejected_reasons = _Reasons()
         self.phase = Phase.RECONCILING
         self.round = 0
         self.have = self.need = 0
@@ -92,12 +95,12 @@ class Tally:
     def refuse(self, reason: str) -> None:
         """Count an event that our rules refused."""
         self.refused += 1
-        _count_reason(self._refused_reasons, reason)
+        self._refused_reasons.count(reason)
 
     def reject(self, reason: str) -> None:
         """Count an event that the peer refused."""
         self.rejected += 1
-        _count_reason(self._rejected_reasons, reason)
+        self._rejected_reasons.count(reason)
 
     def unreject(self, count: int) -> None:
         """Take back what turned out to be no loss."""
@@ -113,11 +116,11 @@ class Tally:
         """What an operator should know of."""
         lines = []
         if self.refused:
-            lines.append(f"{_events(self.refused)} refused by us: {_list_reasons(self._refused_reasons)}")
+            lines.append(f"{_events(self.refused)} refused by us: {self._refused_reasons}")
         if self.unavailable:
             lines.append(f"{_events(self.unavailable)} announced by the peer and not sent")
         if self.rejected:
-            lines.append(f"{_events(self.rejected)} rejected by the peer: {_list_reasons(self._rejected_reasons)}")
+            lines.append(f"{_events(self.rejected)} rejected by the peer: {self._rejected_reasons}")
         if self.unwanted:
             lines.append(f"{_events(self.unwanted)} not kept here: replaced, deleted, expired or ephemeral")
         return (*lines, *self.gaps[:_SHOWN_REASONS])
@@ -127,15 +130,27 @@ def _events(count: int) -> str:
     return "1 event" if count == 1 else f"{count} events"
 
 
-def _count_reason(reasons: Counter[str], reason: str) -> None:
-    text = reason[:_MAX_REASON_CHARACTERS] or "no reason given"
-    reasons[text if text in reasons or len(reasons) < _MAX_REASONS else _OTHER_REASONS] += 1
+class _Reasons:
+    """Why events did not go where they should; those that differ in numbers only are one, shown as the first was."""
 
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._shown: dict[str, str] = {}
 
-def _list_reasons(reasons: Counter[str]) -> str:
-    shown = [f"{reason} ({count})" for reason, count in reasons.most_common(_SHOWN_REASONS)]
-    n_more = reasons.total() - sum(count for _, count in reasons.most_common(_SHOWN_REASONS))
-    return ", ".join(shown + ([f"and {n_more} more"] if n_more else []))
+    def count(self, reason: str) -> None:
+        text = reason[:_MAX_REASON_CHARACTERS] or "no reason given"
+        kind = _NUMBER.sub("#", text)
+        if kind not in self._counts and len(self._counts) >= _MAX_REASONS:
+            kind = text = _OTHER_REASONS
+        self._counts[kind] += 1
+        if self._shown.setdefault(kind, text) != text:
+            self._shown[kind] = f"{self._shown[kind].removesuffix(_AND_ALIKE)}{_AND_ALIKE}"
+
+    def __str__(self) -> str:
+        first = self._counts.most_common(_SHOWN_REASONS)
+        shown = [f"{self._shown[kind]} ({count})" for kind, count in first]
+        n_more = self._counts.total() - sum(count for _, count in first)
+        return ", ".join(shown + ([f"and {n_more} more"] if n_more else []))
 
 
 class Room:
@@ -188,6 +203,15 @@ class SyncContext:
     def scope(self) -> ReadScope:
         """Which of our events the peer may have."""
         return READ_ALL if self.request.private_kinds else ReadScope()
+
+
+def key_hint(request: SyncRequest, reason: str) -> str:
+    """What can be done about a refusal for want of a key, in brackets; empty if it was for something else."""
+    if reason.partition(":")[0] not in ("auth-required", "restricted"):
+        return ""
+    if request.auth_key is not None:
+        return " (it does not take our key)"
+    return " (it wants a key, and none is given: see --auth-key-file and ORLY_SYNC_NEGENTROPY_SECRET_KEY)"
 
 
 async def stored_ids(store: EventStore, ids: Collection[bytes], scope: ReadScope = READ_ALL) -> set[bytes]:

@@ -11,7 +11,7 @@ from orly.store.base import Query
 from orly.sync.negentropy.download import Downloads
 from orly.sync.negentropy.fallback import Paging
 from orly.sync.negentropy.request import Direction, SetSource
-from orly.sync.negentropy.run_context import SyncContext
+from orly.sync.negentropy.run_context import SyncContext, key_hint
 from orly.sync.negentropy.state import Refused, Span, SpanPlan, encode_filter, is_about_size, narrowed, read_refusal
 from orly.sync.negentropy.upload import Uploads
 from orly.sync.peer import PeerRefusedError, ReconcileRefusedError
@@ -20,6 +20,9 @@ __all__ = ["FIRST_ANSWER_S", "MAX_BARREN_ROUNDS", "Differences"]
 
 FIRST_ANSWER_S: Final = 20.0
 """A peer that says nothing at all to the first NEG-OPEN for so long does not know the message."""
+
+_FIRST_SHARE: Final = 0.75
+"""Of the silence that is borne, where that is shorter: afterwards the connection would be given up."""
 
 MAX_BARREN_ROUNDS: Final = 1000
 """Answers at a stretch without a new difference; a peer that goes on for longer makes them up."""
@@ -137,7 +140,8 @@ class Differences:
         peer, tally = self._context.peer, self._context.tally
         opening = encode_filter(narrowed(self._context.request.filter, span))
         first = await _made(initiator.initiate, items)
-        async with asyncio.timeout(None if self._speaks_negentropy else FIRST_ANSWER_S):
+        first_s = min(FIRST_ANSWER_S, self._context.request.timeout_s * _FIRST_SHARE)
+        async with asyncio.timeout(None if self._speaks_negentropy else first_s):
             answer = await peer.reconcile_open(opening, first)
         self._speaks_negentropy = True
         n_barren = 0
@@ -200,9 +204,7 @@ class Differences:
             case Refused.LACKING:
                 return plan.rest(span)
             case Refused.AUTH:
-                has_key = self._context.request.auth_key is not None
-                hint = "it does not take our key" if has_key else "it wants a key, and none is given"
-                raise PeerRefusedError(f"{refusal} ({hint})", refusal.reason)
+                raise PeerRefusedError(f"{refusal}{key_hint(self._context.request, refusal.reason)}", refusal.reason)
             case Refused.FAILED:
                 raise refusal
             case _:

@@ -31,7 +31,8 @@ _TOO_LARGE: Final = re.compile(
     r"too (?:many|big|large|broad)|max(?:imum)? (?:records|events|results|items)", re.IGNORECASE
 )
 _TOO_BUSY: Final = re.compile(
-    r"concurrent|sessions?\b|connections?\b|subscriptions\b|rate-limited|too fast", re.IGNORECASE
+    r"concurrent|sessions?\b|connections?\b|subscriptions\b|reconciliations\b|rate-limited|too fast|try again",
+    re.IGNORECASE,
 )
 _LACKING: Final = re.compile(
     r"disabled|unsupported|unknown (?:cmd|command|message|type|envelope|verb)|unrecogni[sz]ed|could not parse"

@@ -10,7 +10,7 @@ from orly.nostr.filter import Filter
 from orly.nostr.tags import is_protected
 from orly.store.base import Query
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
-from orly.sync.negentropy.run_context import SyncContext
+from orly.sync.negentropy.run_context import SyncContext, key_hint
 from orly.sync.peer import PeerRefusedError
 
 __all__ = ["MAX_UNANSWERED_BYTES", "MAX_UNANSWERED_EVENTS", "Uploads"]
@@ -32,7 +32,8 @@ _PROTECTED_HINT: Final = b'["-"'
 _HAS_IT: Final = frozenset({"duplicate", "replaced", "deleted"})
 """What the peer says when it has the event, or something that stands for it."""
 
-_NOT_FOR_GOOD: Final = frozenset({"auth-required", "rate-limited", "error"})
+_NOT_FOR_GOOD: Final = frozenset({"auth-required", "rate-limited", "error", "Write error"})
+"""What it may take another time; the last is what strfry says when its disk is full."""
 
 
 class Uploads:
@@ -91,7 +92,7 @@ class Uploads:
             False if the sync has to fail, because more than answers is missing, or because the peer went away for
             another reason than a large event. Nothing is counted then.
         """
-        is_large = bool(self._large and self._unanswered)
+        is_large = bool(self._large and self._large[-1][1] in self._unanswered)
         if self._queue or self._is_loading or not self._is_last or not (is_large or (was_silent and self._unanswered)):
             return False
         tally = self._context.tally
@@ -205,7 +206,10 @@ class Uploads:
             return
         self._n_useless += 1
         if self._n_useless > _MAX_USELESS:
-            self._trouble = PeerRefusedError(f"{self._context.peer.name} takes no events from us: {reason}", reason)
+            hint = key_hint(self._context.request, reason)
+            self._trouble = PeerRefusedError(
+                f"{self._context.peer.name} takes no events from us: {reason}{hint}", reason
+            )
 
 
 def _is_protected(raw: bytes) -> bool:

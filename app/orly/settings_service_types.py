@@ -73,9 +73,9 @@ def _split(text: str) -> tuple[str, int]:
         raise ValueError("not an address: write HOST:PORT alone, without a scheme")
     host, colon, port_text = text.rpartition(":")
     if not colon:
-        raise ValueError("has no port: write 127.0.0.1:50051, [::1]:50051 or unix:/path")
+        raise ValueError("has no port: write HOST:PORT, [::1]:PORT or unix:/path")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError("an IPv6 address stands in brackets, and a port behind it: [::1]:50051")
+        raise ValueError("an IPv6 address stands in brackets, and a port behind it: [::1]:PORT")
     try:
         port = units.parse_int(port_text)
     except ValueError as error:

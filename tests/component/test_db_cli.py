@@ -99,7 +99,7 @@ def test_an_export_is_that_of_the_data_directory(db: DbProcess, nowhere: Path, t
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("nowhere", "has no port: write 127.0.0.1:50051, [::1]:50051 or unix:/path"),
+        ("nowhere", "has no port: write HOST:PORT, [::1]:PORT or unix:/path"),
         ("127.0.0.1:0", "the port 0 is not one of 1 to 65535"),
         ("unix:db", "the path behind unix: must start with a slash"),
     ],

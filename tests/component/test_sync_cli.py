@@ -3,15 +3,18 @@
 import asyncio
 import json
 import shlex
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.component.orly_child import on_terminal, run
-from tests.factory import KEYS, NOW_S, SECRETS, gift_wrap, make_event
-from tests.process import RelayProcess, free_port, running_db, running_relay
+from tests.component.orly_child import DEADLINE_S, on_terminal, run
+from tests.factory import KEYS, NOW_S, SECRETS, fake_event, gift_wrap, make_event
+from tests.process import ORLY, RelayProcess, clean_environment, free_port, running_db, running_relay
 
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
@@ -308,6 +311,77 @@ def test_a_data_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     done = run("sync", "ws://127.0.0.1:1", data_dir=file)
     assert (done.returncode, done.stdout) == (78, b"")
     assert done.stderr.decode().startswith(f"orly: the data directory {file} cannot be written: ")
+
+
+@pytest.mark.parametrize("options", [("--dry-run",), ("--print-missing",), ("--dir", "up"), ("--dir", "none")])
+def test_nothing_is_made_or_changed_where_nothing_is_fetched(
+    peer: RelayProcess, here: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    nowhere = tmp_path / "mistyped"
+    done = run("sync", peer.url, *options, data_dir=nowhere)
+    assert (done.returncode, done.stderr.decode()) == (78, f"orly: there is no database in {nowhere}\n")
+    assert not nowhere.exists()
+    (here / "orly.lock").unlink()
+    before = (here / "data.mdb").stat().st_mtime_ns
+    done = run("sync", peer.url, *options, data_dir=here)
+    assert done.returncode == 0, done.stderr
+    assert (here / "data.mdb").stat().st_mtime_ns == before
+    assert not (here / "orly.lock").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--dir", "up")])
+def test_a_data_directory_that_may_not_be_read_is_named(tmp_path: Path, options: tuple[str, ...]) -> None:
+    directory = fill(tmp_path / "closed", HERE)
+    directory.chmod(0)
+    try:
+        done = run("sync", "ws://127.0.0.1:1", *options, data_dir=directory, unprivileged=True)
+    finally:
+        directory.chmod(0o755)
+    assert done.returncode == 78
+    assert done.stderr.decode() == f"orly: the data directory {directory} cannot be read: Permission denied\n"
+
+
+# Standard output
+
+
+def shell(line: str, data_dir: Path, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs a line of a shell; the command is `$ORLY`."""
+    with tempfile.TemporaryDirectory(prefix="orly-test-") as home:
+        return subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            env=clean_environment(Path(home), {"ORLY_DATA_DIR": str(data_dir), "ORLY": str(ORLY), **variables}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * DEADLINE_S,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_slow_reader_gets_every_line_whole(tmp_path: Path, unbuffered: str) -> None:
+    events = [fake_event(created_at=NOW_S + n) for n in range(3_000)]
+    with relay_with(events, tmp_path) as peer:
+        slow = "import sys, time\nfor _ in iter(lambda: sys.stdin.buffer.read1(4096), b''): time.sleep(0.005)\n"
+        keep = tmp_path / "kept"
+        line = (
+            f"$ORLY sync {peer.url} --print-missing --json 2>&1 "
+            f"| tee >({sys.executable} -c {shlex.quote(slow)}) > {shlex.quote(str(keep))}"
+        )
+        fill(tmp_path / "here", HERE)
+        assert shell(line, tmp_path / "here", PYTHONUNBUFFERED=unbuffered).returncode == 0
+        result = result_of(keep.read_bytes())
+        assert set(result["need_ids"]) == ids(events)
+
+
+@pytest.mark.parametrize("option", ["--json", "--print-missing", "--print-missing --json"])
+def test_an_output_that_cannot_be_written_is_a_failure(peer: RelayProcess, here: Path, option: str) -> None:
+    full = shell(f"$ORLY sync {peer.url} {option} > /dev/full", here)
+    assert full.returncode == 1
+    assert "orly: standard output cannot be written: No space left on device\n" in full.stderr.decode()
+    before = held(here)
+    closed = shell(f"$ORLY sync {peer.url} {option} >&-", here)
+    assert (closed.returncode, closed.stderr) == (1, b"orly: standard output is closed\n")
+    assert held(here) == before, "nothing was done in vain"
 
 
 def test_a_store_service_that_never_comes_is_named(tmp_path: Path) -> None:

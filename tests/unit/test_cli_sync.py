@@ -11,6 +11,7 @@ from tests.settings_environment import NSEC, SECRET
 
 from orly import clock
 from orly.cli import sync_report
+from orly.cli.json_lines import JsonLines
 from orly.cli.sync_options import OptionError, SyncOptions
 from orly.cli.sync_report import amount
 from orly.cli.sync_request import MAX_FRAME_BYTES, read_request
@@ -276,7 +277,7 @@ def test_a_line_is_written_only_when_there_is_something_new(
 ) -> None:
     now_s = 100.0
     monkeypatch.setattr(clock, "monotonic_s", lambda: now_s)
-    with sync_report.sync_report(Direction.BOTH, as_json=False) as report:
+    with sync_report.sync_report(Direction.BOTH, None) as report:
         report.tick()
         report.progress(SyncProgress(phase=Phase.RECONCILING, round=2, need=9, have=3, fetched=1, bytes_received=2000))
         report.progress(SyncProgress(phase=Phase.RECONCILING, round=3, need=9, have=3, fetched=4, bytes_received=3000))
@@ -295,11 +296,11 @@ def test_a_line_is_written_only_when_there_is_something_new(
 
 
 def test_json_has_a_line_for_each_phase_and_one_a_second(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 5.0
     monkeypatch.setattr(clock, "monotonic_s", lambda: now_s)
-    with sync_report.sync_report(Direction.DOWN, as_json=True) as report:
+    with sync_report.sync_report(Direction.DOWN, JsonLines()) as report:
         report.tick()
         report.progress(SyncProgress())
         report.progress(SyncProgress(phase=Phase.RECONCILING, round=1))
@@ -308,7 +309,7 @@ def test_json_has_a_line_for_each_phase_and_one_a_second(
         report.tick()
         report.tick()
         report.say("aside")
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [(line["phase"], line["round"], line["need"], line["elapsed_s"]) for line in lines] == [
         ("connecting", 0, 0, 0.0),

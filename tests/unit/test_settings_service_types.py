@@ -86,9 +86,9 @@ def test_what_texts_mean(kind: Any, text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        (Server, "", "has no port: write 127.0.0.1:50051, [::1]:50051 or unix:/path"),
+        (Server, "", "has no port: write HOST:PORT, [::1]:PORT or unix:/path"),
         (Server, "127.0.0.1", "has no port"),
-        (Server, "[::1]", "an IPv6 address stands in brackets, and a port behind it: [::1]:50051"),
+        (Server, "[::1]", "an IPv6 address stands in brackets, and a port behind it: [::1]:PORT"),
         (Server, "::1", "an IPv6 address stands in brackets"),
         (Server, "fe80::1:50051", "an IPv6 address stands in brackets"),
         (Server, "127.0.0.1:", "what follows the last colon is not a port: write a number of 1 to 65535"),

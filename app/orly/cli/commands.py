@@ -18,7 +18,8 @@ _HELP = """A Nostr relay. Without a command it serves, configured by ORLY_* vari
 
 _EXIT_CODES = (
     "Exit status: 0 done, or stopped as it was told; 1 failed, or not all was done; 2 wrong usage; "
-    "69 the port or the data directory is in use, or the store's service never came; "
+    "3 a sync came to its end, but something is missing; "
+    "69 of what serves: the port or the data directory is in use, or the store's service never came; "
     "70 the store failed while serving; 78 a setting must be changed first."
 )
 

@@ -136,8 +136,8 @@ def add_sync(app: typer.Typer, run: Callable[[SyncOptions], None]) -> None:
     ) -> None:
         """Compare with another relay (NIP-77), fetch what is missing here, and send what is missing there.
 
-        Opens the data directory itself, which must not be in use then, or works through the running services with
-        --server or ORLY_DB_TYPE=grpc. What is fetched passes the same checks as what clients send.
+        Opens the data directory itself, or works through the running services with --server or ORLY_DB_TYPE=grpc. To
+        fetch, the data directory must not be in use. What is fetched passes the same checks as what clients send.
         """
         if driver:
             if url is not None:

@@ -107,25 +107,21 @@ class _DirectRunner:
             RunError: It cannot be opened.
             StoppedError: We were told to stop before it was there.
         """
+        if self._settings.db_type != "grpc" and not request.direction.pulls:
+            async with _only_read(self._settings) as reader:
+                yield reader
+            return
         try:
             opened = await open_store(self._settings, stop=stop)
         except StoreLockedError as error:
-            if request.direction.pulls:
-                raise RunError(ExitCode.FAILED, _locked(error, self._settings, request)) from None
-            log.debug("%s: reading beside it", error)
-            opened = None
+            raise RunError(ExitCode.FAILED, _locked(error, self._settings, request)) from None
         except StoreUnavailableError as error:
             raise RunError(ExitCode.SETTINGS, str(error)) from None
         except ServiceError as error:
             code = ExitCode.SETTINGS if error.code is ExitCode.SETTINGS else ExitCode.FAILED
             raise RunError(code, str(error)) from None
-        else:
-            if opened is None:
-                raise StoppedError
         if opened is None:
-            async with _beside_writer(self._settings) as reader:
-                yield reader
-            return
+            raise StoppedError
         log.debug("%s", opened.where)
         try:
             yield opened.store
@@ -134,13 +130,14 @@ class _DirectRunner:
 
 
 @asynccontextmanager
-async def _beside_writer(settings: Settings) -> AsyncIterator[EventStore]:
-    """The data directory that another process writes, to be read only."""
+async def _only_read(settings: Settings) -> AsyncIterator[EventStore]:
+    """The data directory, where nothing is made or changed; another process may write there."""
     try:
         follower = await _Reader.open(settings.data_dir, max_bytes=settings.db_max_bytes)
     except StoreUnavailableError as error:
         raise RunError(ExitCode.SETTINGS, str(error)) from None
     assert isinstance(follower, _Reader)
+    log.debug("data in %s, which is only read", settings.data_dir)
     try:
         yield follower
     finally:
@@ -171,7 +168,7 @@ class _StoredSets:
 
 
 class _Reader(LmdbFollower, EventStore):
-    """A store that another process writes; for syncs that only read."""
+    """A store that another process may write; for syncs that only read."""
 
     async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
         """Never asked for.

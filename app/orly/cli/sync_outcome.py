@@ -1,13 +1,13 @@
 """The end of `orly sync`: what became of it, as lines or as JSON."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orly.cli.files import FileError, ReaderGoneError, opened_output
-from orly.cli.sync_report import amount, numbers, print_line
+from orly.cli.json_lines import JsonLines
+from orly.cli.sync_report import amount, numbers
 from orly.process.exit_codes import ExitCode
 from orly.process.streams import tell
 from orly.sync.negentropy.request import Direction, SyncProgress, SyncRequest, SyncResult
@@ -36,21 +36,25 @@ class Outcome:
     began: bool = True
 
 
-def tell_outcome(outcome: Outcome, request: SyncRequest, *, as_json: bool, elapsed_s: float) -> tuple[ExitCode, str]:
+def tell_outcome(
+    outcome: Outcome, request: SyncRequest, lines: JsonLines | None, *, elapsed_s: float
+) -> tuple[ExitCode, str]:
     """Print what it ended with.
 
     Args:
         outcome: What that is.
         request: What was asked for.
-        as_json: As the last of JSON lines, instead of for people.
+        lines: Where JSON lines go, instead of words for people.
         elapsed_s: How long it took.
 
     Returns:
         The exit status, and what else there is to say.
     """
     problems = "\n".join(outcome.problems)
-    if as_json:
-        print_line(json.dumps(_as_json(outcome, request, elapsed_s)))
+    if lines is not None:
+        lines.write(_as_json(outcome, request, elapsed_s))
+        if lines.problem:
+            return ExitCode.FAILED, "\n".join((*outcome.problems, lines.problem))
         return outcome.code, problems
     if outcome.result is not None and request.list_ids:
         try:

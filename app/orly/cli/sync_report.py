@@ -1,7 +1,5 @@
 """How `orly sync` shows what it does: a bar on a terminal, a line a second elsewhere, or JSON lines."""
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,10 +7,11 @@ from dataclasses import asdict
 from typing import Any, Final, Protocol
 
 from orly import clock
+from orly.cli.json_lines import JsonLines
 from orly.process.streams import tell
 from orly.sync.negentropy.request import Direction, Phase, SyncProgress
 
-__all__ = ["SyncReport", "amount", "numbers", "print_line", "sync_report"]
+__all__ = ["SyncReport", "amount", "numbers", "sync_report"]
 
 _PHASES: Final[Mapping[Phase, str]] = {
     Phase.CONNECTING: "connecting",
@@ -38,32 +37,20 @@ class SyncReport(Protocol):
 
 
 @contextmanager
-def sync_report(direction: Direction, *, as_json: bool) -> Iterator[SyncReport]:
+def sync_report(direction: Direction, lines: JsonLines | None) -> Iterator[SyncReport]:
     """Report in the way that fits: JSON lines if wanted, else a bar if standard error is a terminal, else lines.
 
     Args:
         direction: Which of the differences are work to do.
-        as_json: Whether to write JSON to standard output.
+        lines: Where JSON lines go, if they are wanted.
     """
-    if as_json:
-        yield _Json()
+    if lines is not None:
+        yield _Json(lines)
     elif sys.stderr is not None and sys.stderr.isatty():
         with _bar(direction) as report:
             yield report
     else:
         yield _Lines()
-
-
-def print_line(text: str) -> None:
-    """Write a line to standard output; if nobody can read it any more, the work goes on without."""
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except OSError:
-        # What could not be written stays in the stream's buffer; failing on it again would spoil the exit status.
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 def amount(n_bytes: float) -> str:
@@ -146,7 +133,8 @@ class _Lines:
 class _Json:
     """An object for each phase, and one a second as long as there is something new."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: JsonLines) -> None:
+        self._lines = lines
         self._started_s = clock.monotonic_s()
         self._newest: SyncProgress | None = None
         self._told: SyncProgress | None = None
@@ -167,7 +155,7 @@ class _Json:
     def _tell(self, progress: SyncProgress) -> None:
         self._told = progress
         elapsed_s = round(clock.monotonic_s() - self._started_s, 3)
-        print_line(json.dumps({"type": "progress", **numbers(progress), "elapsed_s": elapsed_s}))
+        self._lines.write({"type": "progress", **numbers(progress), "elapsed_s": elapsed_s})
 
 
 @contextmanager

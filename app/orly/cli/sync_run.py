@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import sys
 from typing import Final
 
 import uvloop
 
 from orly import clock
+from orly.cli.json_lines import JsonLines
 from orly.cli.sync_options import OptionError, SyncOptions
 from orly.cli.sync_outcome import Outcome, tell_outcome
 from orly.cli.sync_report import SyncReport, sync_report
@@ -40,10 +42,13 @@ def run_sync(loaded: Loaded, options: SyncOptions) -> tuple[ExitCode, str]:
         return ExitCode.USAGE, str(error)
     except RunError as error:
         return error.code, str(error)
+    if sys.stdout is None and (options.as_json or options.print_missing):
+        return ExitCode.FAILED, "standard output is closed"
+    lines = JsonLines() if options.as_json else None
     started_s = clock.monotonic_s()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
-        outcome = loop.run(_sync(runner, request, options))
-    return tell_outcome(outcome, request, as_json=options.as_json, elapsed_s=clock.monotonic_s() - started_s)
+        outcome = loop.run(_sync(runner, request, lines, is_verbose=options.verbose))
+    return tell_outcome(outcome, request, lines, elapsed_s=clock.monotonic_s() - started_s)
 
 
 def _runner(options: SyncOptions, settings: Settings) -> Runner:
@@ -62,13 +67,13 @@ def _runner(options: SyncOptions, settings: Settings) -> Runner:
     return direct_runner(options, settings)
 
 
-async def _sync(runner: Runner, request: SyncRequest, options: SyncOptions) -> Outcome:
+async def _sync(runner: Runner, request: SyncRequest, lines: JsonLines | None, *, is_verbose: bool) -> Outcome:
     """Have it done, and tell how it goes."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     on_stop(lambda number: loop.call_soon_threadsafe(stop.set))
-    with sync_report(request.direction, as_json=options.as_json) as report:
-        configure("orly", level="debug" if options.verbose else "warn", raw=_LogStream(report))
+    with sync_report(request.direction, lines) as report:
+        configure("orly", level="debug" if is_verbose else "warn", raw=_LogStream(report))
         newest = _Newest(report)
         ticking = asyncio.create_task(_tick(report))
         try:

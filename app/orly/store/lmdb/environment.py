@@ -143,9 +143,13 @@ def open_environment(directory: Path, *, max_bytes: int, read_only: bool = False
         StoreMissingError: There is nothing to be read yet.
         StoreUnavailableError: The directory is locked, foreign, unreadable, or of another format.
     """
-    _refuse_foreign_files(directory)
+    try:
+        _refuse_foreign_files(directory)
+        is_there = (directory / "data.mdb").is_file()
+    except PermissionError as error:
+        raise StoreUnavailableError(f"the data directory {directory} cannot be read: {error.strerror}") from None
     if read_only:
-        if not (directory / "data.mdb").is_file():
+        if not is_there:
             raise StoreMissingError(f"there is no database in {directory}")
         return _open(directory, max_bytes, read_only=True, lock_fd=None)
     lock_fd = _lock(directory)

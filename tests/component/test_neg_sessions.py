@@ -1,6 +1,7 @@
 """Sessions of clients: one table of cases for the sets of this process and for those behind gRPC."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from tests.component.remote_world import mute_peer
 from tests.factory import KEYS, NOW_S, delete_event, expiring_event, fake_event, gift_wrap, vanish_event
 from tests.process import free_port
 
-from orly.negentropy import ITEM_BYTES, Initiator, is_complete
+from orly.negentropy import ITEM_BYTES, Initiator, Responder, is_complete
 from orly.nostr.filter import MAX_LIMIT, Filter
 from orly.pb.orlysync.common.v1 import types_pb2 as common_pb2
 from orly.pb.orlysync.negentropy.v1 import types_pb2
@@ -305,18 +306,27 @@ async def test_messages_are_answered_in_their_order(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize("n_events", [0, 100])
+@pytest.mark.parametrize("n_bytes", [sessions.INLINE_MESSAGE_BYTES, sessions.INLINE_MESSAGE_BYTES + 4])
 @async_test
-async def test_others_have_their_turn_while_a_long_message_is_answered(tmp_path: Path, n_events: int) -> None:
+async def test_long_messages_are_answered_by_a_thread_whatever_the_set(
+    tmp_path: Path, n_bytes: int, n_events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    compute = Responder.answer
+
+    def answer(self: Responder, message: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        return compute(self, message)
+
+    monkeypatch.setattr(Responder, "answer", answer)
     async with sets_world(tmp_path, "local") as world:
         await world.fill(*[fake_event(created_at=NOW_S + n) for n in range(n_events)])
         await world.sets.open("c", "s", EVERYTHING, FIRST)
-        answering = asyncio.create_task(world.sets.go_on("c", "s", bytes.fromhex("61" + "01000200" * 100_000)))
-        n_turns = 0
-        while not answering.done():
-            await asyncio.sleep(0)
-            n_turns += 1
-        await answering
-        assert n_turns > 10, "a set of any size is answered by a thread when the message is long"
+        empty_ranges = b"\x61" + bytes.fromhex("01000200") * ((n_bytes - 1) // 4) + bytes((n_bytes - 1) % 4)
+        assert len(empty_ranges) == n_bytes
+        await world.sets.go_on("c", "s", empty_ranges)
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [True, n_bytes <= sessions.INLINE_MESSAGE_BYTES]
 
 
 @async_test

@@ -131,6 +131,7 @@ def test_an_answer_with_endless_headers() -> None:
         (b"HTTP/1.1 403 Forbidden\r\n\r\nyou are\nbanned", "HTTP 403 Forbidden: you are banned"),
         (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\n", "HTTP 503 Service Unavailable"),
         (b"HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n", "HTTP 301 Moved"),
+        (b"HTTP/1.1 200 OK\r\n\r\n<!DOCTYPE html><p>welcome", "HTTP 200 OK"),
         (UPGRADE + b"\r\n", "no WebSocket handshake"),
         (UPGRADE + b"Sec-WebSocket-Accept: AAAA\r\n\r\n", "no WebSocket handshake"),
         (b"SSH-2.0-Server\r\n\r\n", "no WebSocket handshake"),
@@ -147,6 +148,7 @@ def test_a_refused_handshake(said: bytes, reason: str) -> None:
         error = await handshake_error(answer)
         assert isinstance(error, PeerRefusedError)
         assert reason in error.reason
+        assert "<" not in error.reason
         assert "refused the WebSocket" in str(error)
 
     run_async(main())

@@ -527,6 +527,20 @@ async def test_events_that_never_come_are_asked_for_twice_and_remembered(tmp_pat
         assert await own.ids() == hex_ids(THEIRS)
 
 
+@pytest.mark.parametrize("direction", [Direction.UP, Direction.NONE])
+@pytest.mark.parametrize("most", [699, 700])
+@async_test
+async def test_so_much_may_be_lacking_where_nothing_is_fetched(
+    most: int, direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_NOT_FETCHED", most)
+    async with side(tmp_path) as own, scripted_peer(FakeRelay(THEIRS).serve) as url:
+        if most < len(THEIRS):
+            await fails(own, url, "has more than 699 events that are not here: compare less at a time", direction)
+        else:
+            assert (await own.sync(url, direction)).progress.need == 700
+
+
 @async_test
 async def test_what_did_not_come_is_settled_before_more_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,7 +72,8 @@ class Handshake:
         head, rest = self._head[: end + len(_HEAD_END)], self._head[end + len(_HEAD_END) :]
         version, _, status = head.split(b"\r\n", 1)[0].decode(errors="replace").partition(" ")
         if version.startswith("HTTP/") and not status.startswith("101"):
-            raise self._refused(f"HTTP {_shown(status)}{because(rest.decode(errors='replace'))}")
+            page = b"" if rest.lstrip().startswith(b"<") else rest  # nobody reads HTML in a log line
+            raise self._refused(f"HTTP {_shown(status)}{because(page.decode(errors='replace'))}")
         self._protocol.receive_data(head)
         if self._protocol.state is not State.OPEN:
             raise self._refused(f"its answer is no WebSocket handshake{because(self._protocol.handshake_exc)}")

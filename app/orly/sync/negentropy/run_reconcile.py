@@ -16,7 +16,7 @@ from orly.sync.negentropy.state import Refused, Span, SpanPlan, encode_filter, i
 from orly.sync.negentropy.upload import Uploads
 from orly.sync.peer import PeerRefusedError, ReconcileRefusedError
 
-__all__ = ["FIRST_ANSWER_S", "MAX_BARREN_ROUNDS", "Differences"]
+__all__ = ["FIRST_ANSWER_S", "MAX_BARREN_ROUNDS", "MAX_NOT_FETCHED", "Differences"]
 
 FIRST_ANSWER_S: Final = 20.0
 """A peer that says nothing at all to the first NEG-OPEN for so long does not know the message."""
@@ -26,6 +26,9 @@ _FIRST_SHARE: Final = 0.75
 
 MAX_BARREN_ROUNDS: Final = 1000
 """Answers at a stretch without a new difference; a peer that goes on for longer makes them up."""
+
+MAX_NOT_FETCHED: Final = 10_000_000
+"""Events of the peer that may be lacking here where they are not fetched; each takes some 110 bytes until the end."""
 
 _TIME_BYTES: Final = 8
 _MAX_LOST: Final = 3
@@ -171,6 +174,11 @@ class Differences:
             self._n_lost = 0
         direction = context.request.direction
         context.tally.found(have=have, need=need)
+        if context.tally.need > MAX_NOT_FETCHED and not direction.pulls:
+            text = (
+                f"{context.peer.name} has more than {MAX_NOT_FETCHED} events that are not here: compare less at a time"
+            )
+            raise PeerRefusedError(text, "")
         if direction.pushes:
             self._uploads.add(have)
         if direction is Direction.UP:

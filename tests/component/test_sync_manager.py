@@ -10,6 +10,7 @@ import pytest
 from tests.component.async_test import async_test
 from tests.component.managed_peers import NEVER, NOW_S, QUICK, A, B, FakeRuns, done, managing, state, until
 
+from orly import clock
 from orly.nostr.filter import Filter
 from orly.store.base import StoreUnavailableError
 from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, TooManyError, UnknownPeerError
@@ -85,11 +86,11 @@ async def test_what_moved_is_added_up_and_kept(tmp_path: Path) -> None:
 
 
 @async_test
-async def test_a_failure_is_told_and_the_pause_grows(tmp_path: Path) -> None:
+async def test_a_failure_is_told(tmp_path: Path) -> None:
     runs = FakeRuns()
     runs.end = SyncFailedError("it hung up", SyncProgress(fetched=2))
     async with managing(tmp_path, runs) as manager:
-        await until(lambda: state(manager).consecutive_failures >= 3)
+        await until(lambda: state(manager).consecutive_failures >= 14)  # where nothing moves, after 1.5 minutes
         runs.hold.clear()
         found = manager.peer(A)
         assert found is not None
@@ -101,6 +102,15 @@ async def test_a_failure_is_told_and_the_pause_grows(tmp_path: Path) -> None:
         runs.hold.set()
         await until(lambda: not state(manager).consecutive_failures)
         assert (state(manager).last_error, state(manager).last_sync_s) == ("", NOW_S)
+
+
+@async_test
+async def test_the_pause_grows_where_nothing_moves(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.end = SyncFailedError("it hung up", SyncProgress())
+    async with managing(tmp_path, runs) as manager:
+        await until(lambda: state(manager).consecutive_failures >= 7)
+        await until(lambda: manager._loops[A]._due_s > clock.monotonic_s() + 50 * QUICK.interval_s)
 
 
 @async_test

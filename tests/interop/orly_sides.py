@@ -123,7 +123,7 @@ class DirectorySide(Side):
         directory.mkdir(parents=True)
         self._directory = directory
         self._environment = clean_environment(directory, {"ORLY_DATA_DIR": str(directory / "data")})
-        self._is_made = False
+        self.publish(())  # what is only compared or sent from must be there
 
     def publish(self, events: Sequence[JsonEvent]) -> None:
         lines = "".join(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n" for event in events)
@@ -131,13 +131,10 @@ class DirectorySide(Side):
             [str(ORLY), "import"], self._environment, timeout_s=SYNC_S, stdin=lines.encode()
         )
         assert code == 0, (out + err).decode(errors="replace")
-        self._is_made = True
         for event in events:
             self.model.take(event)
 
     def stored(self) -> dict[str, JsonEvent]:
-        if not self._is_made:
-            return {}
         code, out, err, _ = run_command([str(ORLY), "export"], self._environment, timeout_s=SYNC_S)
         assert code == 0, err.decode(errors="replace")
         events = [json.loads(line) for line in out.splitlines()]
@@ -145,9 +142,7 @@ class DirectorySide(Side):
 
     def sync(self, url: str, direction: Direction, wanted: Filter, *, timeout_s: float = SYNC_S) -> Run:
         command = [str(ORLY), *sync_arguments(url, direction, wanted), *self._options]
-        run = orly_run(*run_command(command, self._environment, timeout_s=timeout_s))
-        self._is_made = True
-        return run
+        return orly_run(*run_command(command, self._environment, timeout_s=timeout_s))
 
     def refused(self, *arguments: str) -> tuple[int, str]:
         """Runs `orly sync` with arguments that it must refuse: exit status, standard error."""
@@ -156,7 +151,6 @@ class DirectorySide(Side):
 
     def start_sync(self, url: str, direction: Direction) -> "subprocess.Popen[bytes]":
         """Starts a sync of everything and does not wait for it."""
-        self._is_made = True
         command = [str(ORLY), *sync_arguments(url, direction, {})]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)

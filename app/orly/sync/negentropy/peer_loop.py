@@ -175,6 +175,7 @@ class PeerLoop:
         self._is_active = False
         self._due_s = 0.0
         self._is_due_anew = False
+        self._has_moved = False
         self._wake = asyncio.Event()
         self._round: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run())
@@ -219,11 +220,15 @@ class PeerLoop:
             if isinstance(error, Exception):
                 log.error("%s: the sync ended unexpectedly", self.state.url, exc_info=error)
                 self._note_failure(f"unexpected {type(error).__name__}", SyncProgress())
-            pause_s = next_delay_s(
-                self._context.options.interval_s, self.state.consecutive_failures, self._context.chance()
-            )
             if not self._is_due_anew:
-                self._due_s = self._context.monotonic_s() + pause_s
+                self._due_s = self._context.monotonic_s() + self._pause_s()
+
+    def _pause_s(self) -> float:
+        """Until the next round. Some relays cut every connection after so much: those that give something fail once."""
+        failures = self.state.consecutive_failures
+        if self._has_moved:
+            failures = min(failures, 1)
+        return next_delay_s(self._context.options.interval_s, failures, self._context.chance())
 
     async def _next(self) -> _Asked | None:
         """What was asked for, or None when a round is due."""
@@ -277,6 +282,7 @@ class PeerLoop:
     def _note_failure(self, reason: str, progress: SyncProgress) -> None:
         text = reason[:MAX_ERROR_CHARACTERS]
         moved = progress.fetched + progress.sent
+        self._has_moved = moved > 0
         self.state = msgspec.structs.replace(
             self.state,
             events_synced=self.state.events_synced + moved,

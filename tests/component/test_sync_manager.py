@@ -321,6 +321,13 @@ async def test_what_someone_asks_for_is_tried_again_and_remembered(tmp_path: Pat
         assert by_hand.why_not_pull(b"1" * 32, now_s=NOW_S) is None
         assert asked.why_not_pull(b"1" * 32, now_s=NOW_S) is None
         assert first.why_not_pull(b"2" * 32, now_s=NOW_S) is Why.REFUSED, "rounds by the clock know of it"
+        runs.note = b"3" * 32
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 4 and not runs.at_once)
+    again = FakeRuns()
+    async with managing(tmp_path, again, NEVER):
+        await until(lambda: again.requests)
+        assert again.memories[0].why_not_pull(b"3" * 32, now_s=NOW_S) is Why.REFUSED, "and those after a restart"
 
 
 @async_test

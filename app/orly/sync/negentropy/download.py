@@ -150,8 +150,9 @@ class Downloads:
             for save in late:
                 save.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        with suppress(StoreError, PeerRefusedError):
-            self._collect()
+        while self._saves:
+            with suppress(StoreError, PeerRefusedError):  # what ended the sync is known already
+                self._collect()
 
     def _has_queued(self) -> bool:
         return bool(self._queue or self._again)

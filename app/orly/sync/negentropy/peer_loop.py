@@ -252,6 +252,8 @@ class PeerLoop:
                 await self._sync_now(asked, memory)
             finally:
                 self.is_syncing = False
+                if memory is not line.memory:
+                    line.memory.take_in(memory)
                 await _to_its_end(self._context.keep(self))
 
     async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:

@@ -30,6 +30,16 @@ def test_a_set_is_sorted_and_has_each_row_once(rows: list[bytes]) -> None:
     assert ItemSet.from_rows(memoryview(bytearray(b"".join(rows)))).rows() == items.rows()
 
 
+@given(row_lists(), row_lists())
+@QUICK
+def test_which_rows_are_held_is_found_for_many_at_once(rows: list[bytes], others: list[bytes]) -> None:
+    items = item_set(rows)
+    for part in (items, items.between(FIRST_S + 1, FIRST_S + 2), item_set([])):
+        asked = sorted([*rows, *others, *rows[:3]])
+        assert part.holds(b"".join(asked)) == [one in part for one in asked]
+    assert items.holds(b"") == []
+
+
 def test_ids_of_one_second_that_begin_alike_are_sorted_to_the_end() -> None:
     rows = [bytes(8) + b"\xaa" * 8 + bytes((number,)) * 24 for number in (7, 200, 3, 7, 255, 0)]
     assert item_set(rows).rows() == packed(rows)

@@ -86,6 +86,15 @@ class ItemSet:
         index = self.lower_bounds(row)[0]
         return index < len(self) and self.rows_between(index, index + 1) == row
 
+    def holds(self, rows: bytes) -> list[bool]:
+        """Which of some rows, which are packed and ascending, are in the set."""
+        wanted = np.frombuffer(rows, dtype=np.uint8).reshape(-1, ITEM_BYTES)
+        indices = np.array(self.lower_bounds(rows), dtype=np.int64)
+        inside = indices < len(self)
+        inside[inside] = (self.rows_at(indices[inside]) == wanted[inside]).all(axis=1)
+        found: list[bool] = inside.tolist()
+        return found
+
     def rows(self) -> bytes:
         """All rows, packed."""
         return self.rows_between(0, len(self))

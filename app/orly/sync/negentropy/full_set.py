@@ -216,6 +216,7 @@ class _Following:
             expirations[start : start + EXPIRATION_BYTES] for start in range(0, len(expirations), EXPIRATION_BYTES)
         ]
         heapify(self._expiring)
+        self._most_expiring = FEW_EXPIRING + 2 * len(self._expiring)
         self._items = items
         early, self._early = self._early, []
         for batch in early:
@@ -281,26 +282,30 @@ class _Following:
             gone += [row for row in removed.values() if row is not None]
             unknown = [event_id for event_id, row in removed.items() if row is None]
 
-            def change(whole: ItemSet) -> ItemSet:
+            looked_at: list[bytes] = []
+            if len(self._expiring) > self._most_expiring:
+                looked_at, self._expiring = self._expiring, []
+
+            def change(whole: ItemSet) -> tuple[ItemSet, list[bytes]]:
                 changed = whole.changed(added=b"".join(added.values()), removed=b"".join(gone))
-                return changed.without_ids(unknown) if unknown else changed
+                if unknown:
+                    changed = changed.without_ids(unknown)
+                return changed, _still_there(looked_at, changed)
 
             is_large = len(items) > INLINE_ROWS and (unknown or len(added) + len(gone) > INLINE_CHANGES)
-            items = await asyncio.to_thread(change, items) if is_large else change(items)
+            is_large = is_large or len(looked_at) > INLINE_CHANGES
+            items, kept = await asyncio.to_thread(change, items) if is_large else change(items)
             if not self.is_over:
                 self._items = items
-                self._forget_expiring(items)
+                if looked_at:
+                    self._keep_expiring(kept)
 
-    def _forget_expiring(self, items: ItemSet) -> None:
-        """Drop the times of events that have left before they expired; some name the year 9999."""
-        if len(self._expiring) > self._most_expiring:
-            self._expiring = [
-                entry
-                for entry in self._expiring
-                if (row := entry[_SECOND_BYTES:]) in items or row[_CREATED_BYTES:] in self._added
-            ]
-            heapify(self._expiring)
-            self._most_expiring = FEW_EXPIRING + 2 * len(self._expiring)
+    def _keep_expiring(self, kept: list[bytes]) -> None:
+        """Put back the times that were looked at; others may have come meanwhile."""
+        come, self._expiring = self._expiring, kept
+        for entry in come:
+            heappush(kept, entry)
+        self._most_expiring = FEW_EXPIRING + 2 * len(kept)
 
     def _take_expired(self) -> list[bytes]:
         """The rows of what has expired since."""
@@ -314,3 +319,14 @@ class _Following:
             self._added.pop(row[_CREATED_BYTES:], None)
             rows.append(row)
         return rows
+
+
+def _still_there(expiring: list[bytes], items: ItemSet) -> list[bytes]:
+    """The times of expiry of what has not left before, in order; an author may name the year 9999."""
+    by_row = sorted(expiring, key=_row_of_entry)
+    held = items.holds(b"".join(map(_row_of_entry, by_row)))
+    return sorted(entry for entry, is_held in zip(by_row, held, strict=True) if is_held)
+
+
+def _row_of_entry(entry: bytes) -> bytes:
+    return entry[_SECOND_BYTES:]

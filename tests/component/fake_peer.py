@@ -37,6 +37,7 @@ __all__ = [
     "FakeRelay",
     "PeerSide",
     "Script",
+    "event_frame",
     "frame",
     "scripted_peer",
     "text_frame",
@@ -63,6 +64,11 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool =
 def text_frame(*message: Any) -> bytes:
     """The frame of a message, given by its elements."""
     return frame(TEXT, json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def event_frame(sub_id: str, row: bytes) -> bytes:
+    """The frame of an EVENT, given by its JSON."""
+    return frame(TEXT, b'["EVENT",%b,%b]' % (json.dumps(sub_id).encode(), row))
 
 
 class ClientLeftError(ConnectionError):
@@ -294,7 +300,7 @@ class FakeRelay:
     async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
         """REQ: events by `ids` (all without), up to `until`, newest first, at most `limit`, then EOSE."""
         for row in self.matching(filters):
-            peer.write(frame(TEXT, b'["EVENT",%b,%b]' % (json.dumps(sub_id).encode(), row)))
+            peer.write(event_frame(sub_id, row))
             await peer.drained()
         await peer.send("EOSE", sub_id)
 

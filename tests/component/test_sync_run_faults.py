@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.component.async_test import async_test
-from tests.component.fake_peer import CLOSE, TEXT, FakeRelay, PeerSide, frame, scripted_peer, text_frame
+from tests.component.fake_peer import CLOSE, FakeRelay, PeerSide, event_frame, frame, scripted_peer, text_frame
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 
@@ -369,7 +369,7 @@ async def test_what_came_before_the_peer_went_away_is_stored_and_counted(tmp_pat
         async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
             asked.append((sub_id, filters[0]["ids"]))
             if len(asked) == 3:
-                rows = [text_row(sub_id, self.events[each]) for sub_id, ids in asked for each in ids]
+                rows = [event_frame(sub_id, self.events[each]) for sub_id, ids in asked for each in ids]
                 peer.write(b"".join(rows) + frame(CLOSE, pack("!H", 1008) + b"enough"))
                 await peer.drained()
                 await peer.closed()
@@ -585,11 +585,6 @@ class ReqRelay(FakeRelay):
 
     async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
         await self.answer(peer, sub_id, self.matching(filters), filters[0])
-
-
-def text_row(sub_id: str, row: bytes) -> bytes:
-    """The frame of an EVENT."""
-    return frame(TEXT, b'["EVENT",%b,%b]' % (json.dumps(sub_id).encode(), row))
 
 
 async def send_events(peer: PeerSide, sub_id: str, rows: list[bytes]) -> None:

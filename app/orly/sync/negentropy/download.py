@@ -12,6 +12,7 @@ from orly.store.base import Query, StoreError
 from orly.sync.ingest import Checked, OfferResult
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
 from orly.sync.negentropy.run_context import SyncContext, key_hint, stored_ids
+from orly.sync.negentropy.state import wants_key
 from orly.sync.peer import PeerRefusedError
 
 __all__ = ["MAX_FETCHES", "MAX_HELD_BYTES", "Downloads"]
@@ -342,7 +343,7 @@ class Downloads:
     def _refused(self, batch: _Batch, reason: str) -> None:
         """A REQ was refused as a whole: it may have been too long."""
         name = self._context.peer.name
-        if reason.partition(":")[0] in ("auth-required", "restricted"):
+        if wants_key(reason):
             raise PeerRefusedError(
                 f"{name} does not send events: {reason}{key_hint(self._context.request, reason)}", reason
             )

@@ -72,9 +72,7 @@ class Paging:
         seen: Ids that are on their way already.
     """
 
-    def __init__(
-        self, context: SyncContext, downloads: Downloads, uploads: Uploads, seen: Collection[bytes] = ()
-    ) -> None:
+    def __init__(self, context: SyncContext, downloads: Downloads, uploads: Uploads, seen: Collection[bytes]) -> None:
         self._context = context
         self._downloads = downloads
         self._uploads = uploads

@@ -213,8 +213,9 @@ class SyncManager:
             await refuse_own(self._context.address, request.url)
             line = self._line(request.url)
             try:
-                async with line.asked_for() as memory:
-                    return await self._context.run(request, memory, on_progress)
+                async with line.turn():
+                    with line.fresh_memory() as memory:
+                        return await self._context.run(request, memory, on_progress)
             finally:
                 if not line.n_users and self._others.get(request.url) is line:
                     del self._others[request.url]

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -86,7 +86,7 @@ class PeerLine:
 
     Attributes:
         memory: What those rounds need not carry again.
-        n_users: Syncs that were asked for, and are under way or wait.
+        n_users: Syncs that are under way or wait.
     """
 
     __slots__ = ("_lock", "memory", "n_users")
@@ -97,24 +97,23 @@ class PeerLine:
         self.n_users = 0
 
     @asynccontextmanager
-    async def by_clock(self) -> AsyncIterator[PeerMemory]:
-        """Sync by the clock; gives the memory to use."""
-        async with self._lock:
-            yield self.memory
-
-    @asynccontextmanager
-    async def asked_for(self) -> AsyncIterator[PeerMemory]:
-        """Sync since someone asked for it, who wants everything tried again; gives the memory to use."""
+    async def turn(self) -> AsyncIterator[None]:
+        """Around one sync: it waits for the one under way."""
         self.n_users += 1
         try:
             async with self._lock:
-                fresh = PeerMemory()
-                try:
-                    yield fresh
-                finally:
-                    self.memory.take_in(fresh)
+                yield
         finally:
             self.n_users -= 1
+
+    @contextmanager
+    def fresh_memory(self) -> Iterator[PeerMemory]:
+        """For who asks for a sync and wants everything tried again; what that finds out is remembered."""
+        fresh = PeerMemory()
+        try:
+            yield fresh
+        finally:
+            self.memory.take_in(fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,15 +244,16 @@ class PeerLoop:
         return self._asked.popleft()
 
     async def _sync(self, asked: _Asked | None) -> None:
-        line = self.line
-        async with line.by_clock() if asked is None else line.asked_for() as memory, self._context.turn:
+        async with self.line.turn(), self._context.turn:
             self.is_syncing = True
             try:
-                await self._sync_now(asked, memory)
+                if asked is None:
+                    await self._sync_now(None, self.line.memory)
+                else:
+                    with self.line.fresh_memory() as memory:
+                        await self._sync_now(asked, memory)
             finally:
                 self.is_syncing = False
-                if memory is not line.memory:
-                    line.memory.take_in(memory)
                 await _to_its_end(self._context.keep(self))
 
     async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:

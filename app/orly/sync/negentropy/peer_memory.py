@@ -54,7 +54,10 @@ class PeerMemory:
 
     def note(self, event_id: bytes, why: Why, *, now_s: int) -> None:
         """Remember one id (32 bytes) from now on."""
-        self._entries[event_id] = (now_s + self._remembered_s, why)
+        self._put(event_id, (now_s + self._remembered_s, why))
+
+    def _put(self, event_id: bytes, entry: tuple[int, Why]) -> None:
+        self._entries[event_id] = entry
         self._entries.move_to_end(event_id)
         if len(self._entries) > self._max_ids:
             self._entries.popitem(last=False)
@@ -62,10 +65,7 @@ class PeerMemory:
     def take_in(self, other: "PeerMemory") -> None:
         """Remember what another one does; for the same ids, instead of what was remembered so far."""
         for event_id, entry in other._entries.items():
-            self._entries[event_id] = entry
-            self._entries.move_to_end(event_id)
-        while len(self._entries) > self._max_ids:
-            self._entries.popitem(last=False)
+            self._put(event_id, entry)
 
     def forget(self, event_id: bytes) -> None:
         """Drop one id; one that is not remembered is no error."""

@@ -192,8 +192,11 @@ class RemoteSets:
             raise
         finally:
             turn.end()
-            session.n_calls -= 1
-            self._forget(connection_id, sub_id, session)
+            self._left(connection_id, sub_id, session)
+
+    def _left(self, connection_id: str, sub_id: str, session: _Session) -> None:
+        session.n_calls -= 1
+        self._forget(connection_id, sub_id, session)
 
     def _forget(self, connection_id: str, sub_id: str, session: _Session) -> None:
         """Unless it is open, or a call is under way."""
@@ -248,8 +251,7 @@ class RemoteSets:
                 )
         finally:
             turn.end()
-            session.n_calls -= 1
-            self._forget(connection_id, sub_id, session)
+            self._left(connection_id, sub_id, session)
 
     async def _gone(self, connection_id: str, sessions: list[_Session]) -> None:
         for session in sessions:

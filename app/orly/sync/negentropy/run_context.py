@@ -12,6 +12,7 @@ from orly.store.base import ITEM_BYTES, READ_ALL, EventStore, Query, ReadScope
 from orly.sync.ingest import Door
 from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.request import Phase, SyncProgress, SyncRequest
+from orly.sync.negentropy.state import wants_key
 from orly.sync.peer import PeerConnection
 
 __all__ = ["MAX_WAITING_IDS", "Room", "SyncContext", "Tally", "key_hint", "stored_ids"]
@@ -22,7 +23,6 @@ MAX_WAITING_IDS: Final = 200_000
 _MAX_REASONS: Final = 50
 _MAX_REASON_CHARACTERS: Final = 160
 _OTHER_REASONS: Final = "other reasons"
-_AND_ALIKE: Final = ", and alike"
 _NUMBER: Final = re.compile(r"[0-9]+")
 _SHOWN_REASONS: Final = 5
 _ID_OFFSET: Final = 8
@@ -135,7 +135,8 @@ class _Reasons:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        self._shown: dict[str, str] = {}
+        self._first: dict[str, str] = {}
+        self._varied: set[str] = set()
 
     def count(self, reason: str) -> None:
         text = reason[:_MAX_REASON_CHARACTERS] or "no reason given"
@@ -143,13 +144,15 @@ class _Reasons:
         if kind not in self._counts and len(self._counts) >= _MAX_REASONS:
             kind = text = _OTHER_REASONS
         self._counts[kind] += 1
-        if self._shown.setdefault(kind, text) != text:
-            self._shown[kind] = f"{self._shown[kind].removesuffix(_AND_ALIKE)}{_AND_ALIKE}"
+        if self._first.setdefault(kind, text) != text:
+            self._varied.add(kind)
 
     def __str__(self) -> str:
-        first = self._counts.most_common(_SHOWN_REASONS)
-        shown = [f"{self._shown[kind]} ({count})" for kind, count in first]
-        n_more = self._counts.total() - sum(count for _, count in first)
+        most = self._counts.most_common(_SHOWN_REASONS)
+        shown = [
+            f"{self._first[kind]}{', and alike' if kind in self._varied else ''} ({count})" for kind, count in most
+        ]
+        n_more = self._counts.total() - sum(count for _, count in most)
         return ", ".join(shown + ([f"and {n_more} more"] if n_more else []))
 
 
@@ -207,7 +210,7 @@ class SyncContext:
 
 def key_hint(request: SyncRequest, reason: str) -> str:
     """What can be done about a refusal for want of a key, in brackets; empty if it was for something else."""
-    if reason.partition(":")[0] not in ("auth-required", "restricted"):
+    if not wants_key(reason):
         return ""
     if request.auth_key is not None:
         return " (it does not take our key)"

@@ -18,6 +18,7 @@ __all__ = [
     "is_about_size",
     "narrowed",
     "read_refusal",
+    "wants_key",
 ]
 
 MAX_REFUSALS_AT_A_STRETCH: Final = 100
@@ -68,7 +69,7 @@ def read_refusal(reason: str, max_items: int | None) -> Refused:
     word, colon, _ = reason.partition(":")
     if not colon:
         word = ""
-    if word in ("auth-required", "restricted"):
+    if colon and wants_key(reason):
         return Refused.AUTH
     if max_items is not None:
         return Refused.TOO_LARGE
@@ -83,6 +84,11 @@ def read_refusal(reason: str, max_items: int | None) -> Refused:
     if word in ("error", "invalid") or reason == "PROTOCOL-ERROR":
         return Refused.FAILED
     return Refused.LACKING
+
+
+def wants_key(reason: str) -> bool:
+    """Whether a refusal is for want of the right key."""
+    return reason.partition(":")[0] in ("auth-required", "restricted")
 
 
 def is_about_size(reason: str, max_items: int | None) -> bool:

@@ -67,7 +67,7 @@ def test_everything_stops_in_reverse_order(tmp_path: Path) -> None:
     with launching(tmp_path, {"orly-db": SERVE, "orly": SERVE}, ORLY_RELAY_WORKERS="2") as launcher:
         for process in ("orly-db", "orly-0", "orly-1"):
             launcher.await_line(f" {process} INFO  fake | ready")
-        assert launcher.stop(within_s=5) == 0
+        assert launcher.stop(within_s=20) == 0
         for process in ("orly-0", "orly-1"):
             order(
                 launcher,
@@ -97,7 +97,7 @@ def test_who_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
     with launching(tmp_path, scripts, ORLY_LAUNCHER_STOP_TIMEOUT="1s") as launcher:
         launcher.await_line("orly-db INFO  fake | ready")
         launcher.await_line("orly INFO  fake | ready")
-        assert launcher.stop(within_s=10) == 0
+        assert launcher.stop(within_s=20) == 0
         order(
             launcher,
             "| orly stopped: it left with exit status 0",
@@ -114,7 +114,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         launcher.child.send_signal(signal.SIGINT)
         launcher.await_line("| stopping orly")
         launcher.child.send_signal(signal.SIGINT)
-        assert launcher.await_exit(within_s=10) == 1
+        assert launcher.await_exit(within_s=20) == 1
         order(launcher, "| SIGINT: stopping", "| SIGINT: not waiting any longer", "| orly is killed")
 
 

@@ -12,10 +12,8 @@ from orly.sync.peer import PeerConnection, PeerOptions
 
 __all__ = ["QUICK", "Answers", "Sink", "connected", "pairs"]
 
-QUICK: Final = PeerOptions(
-    connect_timeout_s=0.2, silence_timeout_s=0.2, answer_timeout_s=0.2, auth_timeout_s=0.2, close_timeout_s=0.2
-)
-"""Limits for tests in which one of them ends the wait."""
+QUICK: Final = PeerOptions(silence_timeout_s=0.2, answer_timeout_s=0.2, auth_timeout_s=0.2, close_timeout_s=0.2)
+"""Limits for tests in which one of them ends the wait. A connection has its usual time to come about."""
 
 
 class Sink:

@@ -21,7 +21,7 @@ from tests.process import ORLY_DB, clean_environment, free_port, running_db, run
 from orly import __version__
 from orly.pb.orlydb.v1 import service_pb2, streams_pb2, types_pb2
 
-QUICK_STOP_S = 2.0
+QUICK_STOP_S = 10.0
 """A stop with the streams of relay workers open takes less."""
 
 

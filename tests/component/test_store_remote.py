@@ -234,10 +234,10 @@ class Mad(service_pb2_grpc.DatabaseServiceServicer):
 def test_an_answer_that_makes_no_sense_is_no_ok(answer: streams_pb2.SaveBatchResult) -> None:
     async def play() -> None:
         mad = Mad(answer)
-        async with serving(mad) as address, connected(address, timeout_s=0.6) as store:
+        async with serving(mad) as address, connected(address, timeout_s=1.0) as store:
             results = await store.save(numbered(2))
             assert [result.status for result in results] == [SaveStatus.FAILED] * 2
-            assert "did not answer within 0.6 s" in results[0].detail
+            assert "did not answer within 1 s" in results[0].detail
             assert mad.calls > 1, "the call was not made again"
 
     asyncio.run(play())
@@ -276,7 +276,7 @@ class Refusing(service_pb2_grpc.DatabaseServiceServicer):
 
 def test_a_refused_stream_is_not_taken_for_a_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def play() -> None:
-        async with serving(Refusing()) as address, connected(address, timeout_s=0.5) as store:
+        async with serving(Refusing()) as address, connected(address, timeout_s=2.0) as store:
             assert statuses(await store.save(numbered(1))) == {SaveStatus.FAILED}
             assert store.trouble == "the token is wrong"
 
@@ -311,10 +311,10 @@ def test_a_long_query_goes_on_while_the_service_is_alive(tmp_path: Path) -> None
         async with stored_behind(tmp_path / "data") as (local, _):
             proxy = StoreProxy(local)
             slow = Slow(proxy)
-            async with serving(slow) as address, connected(address, timeout_s=0.2) as store:
+            async with serving(slow) as address, connected(address, timeout_s=1.0) as store:
                 proxy.hold_counts()
                 counting = asyncio.create_task(store.count(EVERYTHING))
-                await until(lambda: slow.pings >= 30 or counting.done(), "signs of life")  # 30 eighths of the bound
+                await until(lambda: slow.pings >= 12 or counting.done(), "signs of life")  # 12 eighths of the bound
                 assert not counting.done()
                 proxy.release()
                 assert await counting == 0
@@ -596,7 +596,7 @@ def test_after_a_break_a_feed_says_that_removals_may_be_missing() -> None:
 def test_a_set_waits_for_where_its_feed_begins_within_the_bound() -> None:
     async def play() -> None:
         with running_db() as db:
-            async with connected(db.address, timeout_s=0.5) as store:
+            async with connected(db.address, timeout_s=2.0) as store:
                 assert len((await store.items(EVERYTHING)).rows) == 0
                 db.kill()
                 feed = store.feed(None)

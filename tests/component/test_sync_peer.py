@@ -481,12 +481,13 @@ def test_reading_stops_while_the_caller_is_full() -> None:
                 connection.pause_reading()
 
         sink = PausingSink()
-        async with connected(script, QUICK) as connection:
+        options = replace(QUICK, silence_timeout_s=1.0, answer_timeout_s=1.0)
+        async with connected(script, options) as connection:
             fetch = connection.fetch([b"{}"], sink)
             await until(lambda: sink.calls)
             loop = asyncio.get_running_loop()
             paused_at_s, at_first = loop.time(), len(sink.rows)
-            await until(lambda: loop.time() > paused_at_s + 2 * QUICK.silence_timeout_s)
+            await until(lambda: loop.time() > paused_at_s + 2 * options.silence_timeout_s)
             assert len(sink.rows) == at_first
             assert sent[0] < 500
             assert connection.error is None, "nothing can be overdue while nothing is read"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 from tests.component.fake_peer import PeerSide, scripted_peer
-from tests.component.peer_sink import QUICK, Answers, Sink, connected, pairs
+from tests.component.peer_sink import Answers, Sink, connected, pairs
 from tests.component.relay_server import TestedRelay, on_relay
 from tests.factory import KEYS, NOW_S, SECRETS, gift_wrap, make_event
 from tests.transport import run_async
@@ -258,7 +258,7 @@ def test_the_number_of_challenges_is_limited(n_challenges: int) -> None:
             await peer.closed()
 
         async with scripted_peer(script) as url:
-            connection = await PeerConnection.open(url, replace(QUICK, auth_key=SECRETS[0]), now_s=lambda: NOW_S)
+            connection = await PeerConnection.open(url, PeerOptions(auth_key=SECRETS[0]), now_s=lambda: NOW_S)
             if n_challenges > MAX_CHALLENGES:
                 error = await connection.lost()
                 assert isinstance(error, PeerJunkError)
@@ -284,7 +284,7 @@ def test_a_challenge_that_is_repeated_is_answered_once() -> None:
             await peer.closed()
 
         async with scripted_peer(script) as url:
-            connection = await PeerConnection.open(url, replace(QUICK, auth_key=SECRETS[2]), now_s=lambda: NOW_S)
+            connection = await PeerConnection.open(url, OPTIONS, now_s=lambda: NOW_S)
             await until(lambda: connection.counters().messages_sent == 2)
             await connection.close()
 

@@ -56,9 +56,11 @@ async def open_error(url: str, options: PeerOptions = QUICK) -> PeerError:
     return caught.value
 
 
-async def handshake_error(answer: Callable[[PeerSide], Awaitable[None]]) -> PeerError:
+async def handshake_error(
+    answer: Callable[[PeerSide], Awaitable[None]], connect_timeout_s: float = DEADLINE_S
+) -> PeerError:
     async with scripted_peer(answer, shakes_hands=False) as url:
-        return await open_error(url)
+        return await open_error(url, replace(QUICK, connect_timeout_s=connect_timeout_s))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_nobody_is_there() -> None:
 
 def test_a_name_without_an_address() -> None:
     async def main() -> None:
-        error = await open_error("ws://relay.invalid/", replace(QUICK, connect_timeout_s=DEADLINE_S))
+        error = await open_error("ws://relay.invalid/")
         assert isinstance(error, PeerUnreachableError)
         assert str(error).startswith("ws://relay.invalid cannot be reached: ")
 
@@ -104,7 +106,7 @@ def test_a_handshake_without_an_end(said: bytes) -> None:
         await peer.ended()
 
     async def main() -> None:
-        error = await handshake_error(answer)
+        error = await handshake_error(answer, connect_timeout_s=0.2)
         assert isinstance(error, PeerUnreachableError)
         assert "did not answer within 0.2 s" in str(error)
 

@@ -31,7 +31,7 @@ from orly.negentropy import Initiator, ItemSet
 from orly.nostr.event import EncodedEvent
 
 DEADLINE_S = 30.0
-QUICK_STOP_S = 5.0
+QUICK_STOP_S = 10.0
 SOON = {"ORLY_SYNC_NEGENTROPY_INTERVAL": "1s"}
 """Rounds follow each other as quickly as the settings allow."""
 

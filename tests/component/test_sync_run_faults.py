@@ -24,7 +24,7 @@ from orly.sync.negentropy.request import Direction, SyncFailedError
 OURS = notes(*range(400))
 THEIRS = notes(*range(200, 900))
 BOTH = hex_ids(OURS) | hex_ids(THEIRS)
-QUICK_S = 0.3
+QUICK_S = 1.0
 """How long a peer may be silent here; the loop has nothing else to do."""
 
 

@@ -314,7 +314,7 @@ def test_a_relay_stops_in_time_though_its_store_stands_still(reads_directly: boo
                 took_s = await asyncio.to_thread(relay.stop)
             finally:
                 db.signal(signal.SIGCONT)
-        assert took_s < STOP_TIMEOUT_S + 2, took_s
+        assert took_s < STOP_TIMEOUT_S + 10, took_s
 
     with (
         running_db() as db,

@@ -83,6 +83,13 @@ RULES = (
         why="protocol is pure",
     ),
     Rule(who="orly.negentropy*", banned=("orly",), but=("orly.negentropy",), why="protocol is pure"),
+    Rule(who="orly.access*", banned=OUTSIDE_WORLD, why="decisions are pure"),
+    Rule(
+        who="orly.access*",
+        banned=("orly",),
+        but=("orly.access", "orly.nostr"),
+        why="decisions know nothing of the doors at which they are asked for",
+    ),
     Rule(who="orly.sync.*.state", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.sync.*.schedule", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.units", banned=OUTSIDE_WORLD, why="parsers are pure"),

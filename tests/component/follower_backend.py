@@ -4,7 +4,7 @@ LMDB may open a database only once in a process. So both share one environment, 
 what the file says. Tests with a second process are in `test_store_two_processes.py`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,18 @@ from tests.component.lmdb_backend import MAX_BYTES, assert_sound
 from tests.component.store_world import FakeClock, StoreOptions
 
 from orly.nostr.event import EncodedEvent
-from orly.store.base import EventStore, FeedBatch, ItemRows, Query, QueryHandle, QuerySink, SaveResult, SaveStatus
+from orly.store.base import (
+    MAX_MARKERS,
+    EventStore,
+    FeedBatch,
+    ItemRows,
+    Marker,
+    Query,
+    QueryHandle,
+    QuerySink,
+    SaveResult,
+    SaveStatus,
+)
 from orly.store.lmdb.environment import Environment, open_environment
 from orly.store.lmdb.follower import LmdbFollower
 from orly.store.lmdb.store import LmdbStore
@@ -57,6 +68,12 @@ class FollowedStore(EventStore):
 
     async def delete(self, ids: Sequence[bytes]) -> int:
         return await self.writer.delete(ids)
+
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        return await self.follower.markers(prefix, after=after, limit=limit)
+
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        await self.writer.change_markers(changes)
 
     def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
         return self.writer.feed(after_serial)

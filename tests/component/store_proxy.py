@@ -1,13 +1,15 @@
 """A store in front of another, for tests of what uses a store: its calls can be held back or made to fail."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from orly.nostr.event import EncodedEvent
 from orly.store.base import (
+    MAX_MARKERS,
     EventStore,
     FeedBatch,
     ItemRows,
+    Marker,
     Query,
     QueryHandle,
     QuerySink,
@@ -97,6 +99,12 @@ class StoreProxy(EventStore):
 
     async def serials(self, query: Query) -> list[int]:
         return await self.inner.serials(query)
+
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        return await self.inner.markers(prefix, after=after, limit=limit)
+
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        await self.inner.change_markers(changes)
 
     def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
         return self.inner.feed(after_serial)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from shutil import rmtree
@@ -20,7 +21,7 @@ from tests.component.store_world import Sink, ids_of
 from tests.factory import NOW_S, fake_event
 from tests.process import run_orly
 
-from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
+from orly.store.base import SaveStatus, StoreError, StoreLockedError, StoreUnavailableError
 from orly.store.lmdb.environment import FORMAT, open_environment
 from orly.store.lmdb.store import LmdbStore
 
@@ -305,11 +306,51 @@ def test_a_reader_may_not_write(tmp_path: Path) -> None:
             await store.save([EVENTS[1]])
         with pytest.raises(StoreError, match="for reading only"):
             await store.delete([EVENTS[0].id])
+        with pytest.raises(StoreError, match="for reading only"):
+            await store.change_markers({"a": b""})
+        assert await store.markers("") == []
         assert store.known([EVENTS[0].id, EVENTS[1].id]) == [True, False]
         assert await store.deleted(EVENTS[0]) is None
         sink = Sink()
         store.query(ALL, sink)
         assert sink.through_serial == 1
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_database_of_an_earlier_version_gets_the_tables_it_lacks(tmp_path: Path) -> None:
+    save(tmp_path, EVENTS[0])
+    added = (b"removals", b"markers")
+    env = lmdb.open(str(tmp_path), max_dbs=32, lib_version=0)
+    tables = [env.open_db(name, create=False) for name in added]
+    with env.begin(write=True) as txn:
+        for table in tables:
+            txn.drop(table)
+    env.close()
+
+    async def main() -> None:
+        reader = await LmdbStore.open(tmp_path, max_bytes=MAX_BYTES, read_only=True)
+        assert await reader.markers("") == []
+        assert reader.known([EVENTS[0].id]) == [True]
+        await reader.close()
+        writer = await LmdbStore.open(tmp_path, max_bytes=MAX_BYTES)
+        await writer.change_markers({"a": b"1"})
+        assert await writer.delete([EVENTS[0].id]) == 1
+        assert await writer.marker("a") == b"1"
+        await writer.close()
+
+    asyncio.run(main())
+
+
+def test_without_room_for_a_table_only_what_needs_it_fails(tmp_path: Path) -> None:
+    async def main() -> None:
+        tables = replace(open_environment(tmp_path, max_bytes=MAX_BYTES), markers=None)
+        store = LmdbStore(tables)
+        assert await store.markers("") == []
+        with pytest.raises(StoreError, match="has no table of markers: make room for it"):
+            await store.change_markers({"a": b""})
+        assert [result.status for result in await store.save([EVENTS[0]])] == [SaveStatus.STORED]
         await store.close()
 
     asyncio.run(main())

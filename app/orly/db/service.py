@@ -9,6 +9,7 @@ from orly import clock
 from orly.db.deletions import Deletions
 from orly.db.exporting import Exporting
 from orly.db.importing import Importing
+from orly.db.markers import Markers
 from orly.db.querying import Querying
 from orly.db.reading import Reading
 from orly.db.save_one import SaveOne
@@ -63,6 +64,7 @@ class DatabaseService(service_pb2_grpc.DatabaseServiceServicer):
         self._reading = Reading(store)
         self._save_one = SaveOne(store, policy, verifier, now_s)
         self._deletions = Deletions(store)
+        self._markers = Markers(store)
         self._exporting = Exporting(store)
         self._importing = Importing(
             store, policy, verifier, max_line_bytes=longest_line_bytes(policy.max_event_bytes), now_s=now_s
@@ -139,6 +141,38 @@ class DatabaseService(service_pb2_grpc.DatabaseServiceServicer):
         """See `Deletions`."""
         async with answering(context):
             return await self._deletions.check(request)
+
+    async def SetMarker(self, request: service_pb2.SetMarkerRequest, context: _Context) -> types_pb2.Empty:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.set(request)
+
+    async def GetMarker(self, request: service_pb2.MarkerRequest, context: _Context) -> service_pb2.GetMarkerResponse:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.get(request)
+
+    async def HasMarker(self, request: service_pb2.MarkerRequest, context: _Context) -> service_pb2.HasMarkerResponse:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.has(request)
+
+    async def DeleteMarker(self, request: service_pb2.MarkerRequest, context: _Context) -> types_pb2.Empty:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.delete(request)
+
+    async def ListMarkers(
+        self, request: service_pb2.ListMarkersRequest, context: _Context
+    ) -> service_pb2.ListMarkersResponse:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.list(request)
+
+    async def ChangeMarkers(self, request: service_pb2.ChangeMarkersRequest, context: _Context) -> types_pb2.Empty:
+        """See `Markers`."""
+        async with answering(context):
+            return await self._markers.change(request)
 
     async def Export(self, request: service_pb2.ExportRequest, context: _Context) -> None:
         """See `Exporting`."""

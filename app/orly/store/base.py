@@ -6,7 +6,7 @@ the feed, resume it after a break, and make the border between a query's stored 
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from enum import Enum, auto
 from typing import ClassVar, Final, Protocol
 
@@ -19,11 +19,16 @@ from orly.nostr.kinds import PRIVATE_KINDS
 __all__ = [
     "EXPIRATION_BYTES",
     "ITEM_BYTES",
+    "MAX_MARKERS",
+    "MAX_MARKERS_BYTES",
+    "MAX_MARKER_BYTES",
+    "MAX_MARKER_KEY_BYTES",
     "READ_ALL",
     "CountTooLargeError",
     "EventStore",
     "FeedBatch",
     "ItemRows",
+    "Marker",
     "Query",
     "QueryHandle",
     "QuerySink",
@@ -37,6 +42,8 @@ __all__ = [
     "StoreMissingError",
     "StoreUnavailableError",
     "StoredEvent",
+    "check_marker_changes",
+    "check_marker_range",
 ]
 
 ITEM_BYTES: Final = 40
@@ -44,6 +51,19 @@ ITEM_BYTES: Final = 40
 
 EXPIRATION_BYTES: Final = 48
 """One event that expires: the second (8 bytes, big-endian), then its item of `ITEM_BYTES`."""
+
+
+MAX_MARKER_KEY_BYTES: Final = 400
+"""The name of a marker in UTF-8; an index key of the store has no room for much more."""
+
+MAX_MARKER_BYTES: Final = 64 * 1024
+"""The value of one marker."""
+
+MAX_MARKERS: Final = 1_000
+"""Markers told, or changed, at once."""
+
+MAX_MARKERS_BYTES: Final = 4 * 1024 * 1024
+"""Their keys and values together."""
 
 
 class StoreError(Exception):
@@ -139,6 +159,42 @@ class ItemRows(msgspec.Struct, frozen=True, gc=False):
 
     rows: bytes
     through_serial: int
+
+
+class Marker(msgspec.Struct, frozen=True, gc=False):
+    """A small value that a service keeps beside the events, under a name of its own."""
+
+    key: str
+    value: bytes
+
+
+def check_marker_changes(changes: Mapping[str, bytes | None]) -> None:
+    """Refuse markers that no store takes.
+
+    Raises:
+        ValueError: Names the marker and its limit.
+    """
+    if len(changes) > MAX_MARKERS:
+        raise ValueError(f"{len(changes)} markers are more than the {MAX_MARKERS} that may be changed at once")
+    for key, value in changes.items():
+        if not 0 < len(key.encode()) <= MAX_MARKER_KEY_BYTES:
+            raise ValueError(f"the key of a marker must have 1 to {MAX_MARKER_KEY_BYTES} bytes: {key[:80]!r}")
+        if value is not None and len(value) > MAX_MARKER_BYTES:
+            raise ValueError(f"the marker {key!r} has {len(value)} bytes, the maximum is {MAX_MARKER_BYTES}")
+    n_bytes = sum(len(key.encode()) + len(value or b"") for key, value in changes.items())
+    if n_bytes > MAX_MARKERS_BYTES:
+        raise ValueError(f"markers of {n_bytes} bytes are more than the {MAX_MARKERS_BYTES} that are changed at once")
+
+
+def check_marker_range(prefix: str, after: str) -> None:
+    """Refuse to look for markers that cannot be there.
+
+    Raises:
+        ValueError: Names what is too long.
+    """
+    for name, text in (("prefix", prefix), ("after", after)):
+        if len(text.encode()) > MAX_MARKER_KEY_BYTES:
+            raise ValueError(f"{name} is longer than a marker's key may be, {MAX_MARKER_KEY_BYTES} bytes")
 
 
 class ReadScope(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,6 +328,27 @@ class EventStore(ABC):
         """The serials of the visible events that match, in the order of an answer: newest event first."""
 
     @abstractmethod
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        """Markers whose keys begin with a prefix, in ascending order of their UTF-8; an empty page is the end.
+
+        Args:
+            prefix: Of the keys.
+            after: Only keys behind this one: for the next page, the last of the page before.
+            limit: No more than so many, and never more than `MAX_MARKERS` or `MAX_MARKERS_BYTES` of them.
+
+        Raises:
+            ValueError: See `check_marker_range`.
+        """
+
+    @abstractmethod
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        """Set markers, and remove those whose value is None; all of it, or nothing if it fails.
+
+        Raises:
+            ValueError: See `check_marker_changes`.
+        """
+
+    @abstractmethod
     def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
         """Everything committed after a serial, then what is committed from now on; None = only from now on.
 
@@ -292,6 +369,11 @@ class EventStore(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish what was accepted, then release the store."""
+
+    async def marker(self, key: str) -> bytes | None:
+        """The value of one marker; None if there is none."""
+        found = await self.markers(key, limit=1)  # no other key that begins with it is before it
+        return found[0].value if found and found[0].key == key else None
 
     async def fetch(self, query: Query) -> list[bytes]:
         """A whole answer at once; for tools and tests."""

@@ -1,7 +1,7 @@
 """`RemoteStore`: a store in another process, behind the interface of one that is here."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
@@ -14,15 +14,19 @@ from orly.nostr.filter import Filter
 from orly.pb.orlydb.v1 import service_pb2, streams_pb2, types_pb2
 from orly.rpc.events import to_pb
 from orly.store.base import (
+    MAX_MARKERS,
     EventStore,
     FeedBatch,
     ItemRows,
+    Marker,
     Query,
     QueryHandle,
     QuerySink,
     SaveResult,
     SaveStatus,
     StoreError,
+    check_marker_changes,
+    check_marker_range,
 )
 from orly.store.expected import ExpectedEvents
 from orly.store.remote_connection import CLOSED, Gate, StoreConnection
@@ -146,6 +150,19 @@ class RemoteStore(EventStore):
         if not answer.deleted:
             return None
         return SaveStatus.VANISHED if answer.reason == _VANISHED else SaveStatus.DELETED
+
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        check_marker_range(prefix, after)
+        if limit <= 0:
+            return []
+        request = service_pb2.ListMarkersRequest(prefix=prefix, after=after, limit=min(limit, MAX_MARKERS))
+        answer = await self._call("ListMarkers", request)
+        return [Marker(row.key, row.value) for row in answer.markers]
+
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        check_marker_changes(changes)
+        rows = [service_pb2.MarkerChange(key=key, value=value) for key, value in changes.items()]
+        await self._call("ChangeMarkers", service_pb2.ChangeMarkersRequest(changes=rows))
 
     async def last_serial(self) -> int:
         serial: int = (await self._call("GetLastSerial", types_pb2.Empty())).serial

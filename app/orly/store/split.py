@@ -5,14 +5,16 @@ the service is away.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from orly.nostr.event import EncodedEvent
 from orly.store.base import (
+    MAX_MARKERS,
     EventStore,
     FeedBatch,
     ItemRows,
+    Marker,
     Query,
     QueryHandle,
     QuerySink,
@@ -126,6 +128,12 @@ class SplitStore(EventStore):
 
     async def serials(self, query: Query) -> list[int]:
         return await self._follower.serials(query)
+
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        return await self._service.markers(prefix, after=after, limit=limit)
+
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        await self._service.change_markers(changes)
 
     async def last_serial(self) -> int:
         return await self._follower.last_serial()

@@ -45,8 +45,12 @@ _TABLES: Final = (
     "vanished",
     "expirations",
 )
-_ADDED_TABLES: Final = ("removals",)
-"""Made by a later version when it first writes to a database; one that only reads does without."""
+_ADDED_TABLES: Final = {
+    "removals": "until the next start, reading beside this process is slow",
+    "markers": "until the next start, no markers can be kept",
+}
+"""Made by a later version when it first writes to a database, and what it means if that fails; one that only reads does
+without."""
 
 _MAGIC: Final = 0xBEEFC0DE.to_bytes(4, sys.byteorder)
 _FILE_FORMAT: Final = 1
@@ -77,6 +81,7 @@ class Environment:
         expirations: second, serial -> nothing.
         removals: number -> serials that were taken out (see `removals`); None in a database of an earlier version
             to which nothing was written since.
+        markers: name -> value; None as for `removals`.
     """
 
     env: Any
@@ -98,6 +103,7 @@ class Environment:
     vanished: Any
     expirations: Any
     removals: Any
+    markers: Any
 
     def close(self) -> None:
         """Close the environment, then give the lock back."""
@@ -274,7 +280,7 @@ def _added_table(env: Any, name: str, directory: Path, *, read_only: bool) -> An
     try:
         return env.open_db(name.encode())
     except lmdb.Error as error:  # no room: what is there can still be served
-        log.warning("%s; until the next start, reading beside this process is slow", translate_error(error, directory))
+        log.warning("%s; %s", translate_error(error, directory), _ADDED_TABLES[name])
         return None
 
 

@@ -13,7 +13,9 @@ import lmdb
 from orly.nostr.event import EncodedEvent, decode_verified
 from orly.nostr.filter import Filter
 from orly.store.base import (
+    MAX_MARKERS,
     ItemRows,
+    Marker,
     Query,
     QueryHandle,
     QuerySink,
@@ -24,6 +26,7 @@ from orly.store.base import (
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment, translate_error
 from orly.store.lmdb.expiring import expiring
+from orly.store.lmdb.markers import read_markers
 from orly.store.lmdb.meta import last_serial
 from orly.store.lmdb.reader import ExpiredSerials, Reader, View
 from orly.store.lmdb.running_query import READ_ERRORS, RunningQuery, filter_limit
@@ -238,6 +241,11 @@ class LmdbReads(ABC):
         """See `EventStore.last_serial`."""
         with self._read() as txn:
             return last_serial(txn, self._tables)
+
+    async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
+        """See `EventStore.markers`."""
+        with self._read() as txn:
+            return read_markers(txn, self._tables, prefix, after=after, limit=limit)
 
     def export(self, wanted: Filter) -> Generator[list[bytes | None], None, None]:
         """The visible events that match, as canonical JSON, newest first, as they were at the first step.

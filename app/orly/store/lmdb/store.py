@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,20 @@ import lmdb
 
 from orly import clock
 from orly.nostr.event import EncodedEvent, decode_verified
-from orly.store.base import EventStore, FeedBatch, SaveResult, SaveStatus, StoreError, StoreUnavailableError
+from orly.store.base import (
+    EventStore,
+    FeedBatch,
+    SaveResult,
+    SaveStatus,
+    StoreError,
+    StoreUnavailableError,
+    check_marker_changes,
+)
 from orly.store.lmdb.committer import MAX_BATCH_EVENTS, Committer
 from orly.store.lmdb.environment import Environment, open_environment
 from orly.store.lmdb.feed import Feed, FeedHub
 from orly.store.lmdb.followed_tail import FollowedTail, newest_in_tables
+from orly.store.lmdb.markers import write_markers
 from orly.store.lmdb.meta import indexed_through, last_serial
 from orly.store.lmdb.reads import LmdbReads
 from orly.store.lmdb.scan import Scan
@@ -160,6 +169,13 @@ class LmdbStore(LmdbReads, EventStore):
     async def delete(self, ids: Sequence[bytes]) -> int:
         return await self._writer().submit(partial(_remove_all, tuple(ids)), len(ids))
 
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
+        check_marker_changes(changes)
+        writer = self._writer()
+        if self._tables.markers is None:
+            raise StoreError(f"{self._tables.directory} has no table of markers: make room for it, then start again")
+        await writer.submit(partial(_write_markers, dict(changes)), len(changes))
+
     async def sweep(self) -> int:
         """Purge what has expired; returns how many events that were."""
         total = 0
@@ -242,6 +258,10 @@ def _save_all(events: Sequence[EncodedEvent], transaction: Transaction) -> list[
 
 def _remove_all(ids: Sequence[bytes], transaction: Transaction) -> int:
     return sum(transaction.remove(event_id) for event_id in ids)
+
+
+def _write_markers(changes: Mapping[str, bytes | None], transaction: Transaction) -> None:
+    write_markers(transaction.txn, transaction.tables, changes)
 
 
 def _remove_expired(transaction: Transaction) -> int:

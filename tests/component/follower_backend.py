@@ -14,9 +14,11 @@ from tests.component.store_world import FakeClock, StoreOptions
 
 from orly.nostr.event import EncodedEvent
 from orly.store.base import (
+    MAX_HIDDEN_KEYS,
     MAX_MARKERS,
     EventStore,
     FeedBatch,
+    HiddenKey,
     ItemRows,
     Marker,
     Query,
@@ -68,6 +70,17 @@ class FollowedStore(EventStore):
 
     async def delete(self, ids: Sequence[bytes]) -> int:
         return await self.writer.delete(ids)
+
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        await self.writer.hide(wanted)
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        await self.writer.show(wanted)
+
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        return await self.follower.hidden(after, limit=limit)
 
     async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
         return await self.follower.markers(prefix, after=after, limit=limit)

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from orly.nostr.event import EncodedEvent
 from orly.store.base import (
+    MAX_HIDDEN_KEYS,
     MAX_MARKERS,
     EventStore,
     FeedBatch,
+    HiddenKey,
     ItemRows,
     Marker,
     Query,
@@ -99,6 +101,17 @@ class StoreProxy(EventStore):
 
     async def serials(self, query: Query) -> list[int]:
         return await self.inner.serials(query)
+
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        await self.inner.hide(wanted)
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        await self.inner.show(wanted)
+
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        return await self.inner.hidden(after, limit=limit)
 
     async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:
         return await self.inner.markers(prefix, after=after, limit=limit)

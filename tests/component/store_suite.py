@@ -4,6 +4,7 @@ A backend is put to the test by a class that inherits `StoreSuite` and sets `bac
 """
 
 from tests.component.store_suite_feed import FeedSuite
+from tests.component.store_suite_hiding import HidingSuite
 from tests.component.store_suite_markers import MarkerSuite
 from tests.component.store_suite_reading import DeliverySuite, FilterSuite, ScopeSuite
 from tests.component.store_suite_removal import DeletionSuite, ExpirySuite, VanishSuite
@@ -13,6 +14,15 @@ __all__ = ["StoreSuite"]
 
 
 class StoreSuite(
-    SavingSuite, DeletionSuite, ExpirySuite, VanishSuite, FilterSuite, ScopeSuite, DeliverySuite, FeedSuite, MarkerSuite
+    SavingSuite,
+    DeletionSuite,
+    ExpirySuite,
+    VanishSuite,
+    FilterSuite,
+    ScopeSuite,
+    DeliverySuite,
+    FeedSuite,
+    HidingSuite,
+    MarkerSuite,
 ):
     """All of it."""

@@ -194,6 +194,22 @@ DAMAGES: dict[str, tuple[Callable[[Environment, Any], Any], str]] = {
         lambda env, txn: txn.put(bytes(8), bytes(12), db=env.removals),
         "removals has a row of a wrong length",
     ),
+    "half a hidden serial": (
+        lambda env, txn: txn.put(bytes(7) + b"\x01", b"+" + bytes(4), db=env.hidden),
+        "hidden has a row that is none",
+    ),
+    "a journal that is longer than it says": (
+        lambda env, txn: txn.put(bytes(7) + b"\x01", b"+" + bytes(8), db=env.hidden),
+        "hidden has 1 rows, and meta says something else",
+    ),
+    "a hidden key in no state": (
+        lambda env, txn: txn.put(b"a" + bytes(32), b"", db=env.hidden_keys),
+        "hidden_keys has a row that is none",
+    ),
+    "a hidden key of no sort": (
+        lambda env, txn: txn.put(bytes(33), b"\x01", db=env.hidden_keys),
+        "hidden_keys has a row that is none",
+    ),
     "a tombstone without a time": (
         lambda env, txn: txn.put(bytes.fromhex(KEYS[7]), b"", db=env.vanished),
         "vanished has a row of a wrong length",

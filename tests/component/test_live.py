@@ -16,7 +16,7 @@ from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.relay.live import DELIVERIES_PER_TURN, LiveFeed
 from orly.relay.session import RelaySession
-from orly.store.base import EventStore, FeedBatch, StoredEvent, StoreError
+from orly.store.base import EventStore, FeedBatch, HiddenKey, StoredEvent, StoreError
 
 
 def sent_events(peer: FakePeer) -> list[tuple[str, str]]:
@@ -51,6 +51,19 @@ async def test_order_is_that_of_storing(relay: TestedRelay) -> None:
         await client.request("s", {})
         await publisher.accept(*events)
         assert [await client.next_event("s") for _ in events] == [event.event.id for event in events]
+
+
+@on_relay()
+async def test_what_is_hidden_is_not_delivered(relay: TestedRelay) -> None:
+    hidden, seen = make_event(0), make_event(1)
+    await relay.store.hide([HiddenKey(hidden.pubkey, True)])
+    async with relay.client() as client, relay.client() as publisher:
+        await client.request("s", {})
+        await publisher.accept(hidden, seen)
+        assert await client.next_event("s") == seen.event.id
+        await client.fence()
+        assert client.inbox == []
+        assert await client.request("t", {}) == [seen.event.id]
 
 
 @on_relay()
@@ -114,7 +127,8 @@ class _Subscriber:
         self.prefix = f'["EVENT","{sub_id}",'.encode()
         self.got: list[tuple[int, str, bytes]] = []
 
-    def deliver(self, serial: int, event: EncodedEvent, frame: bytes) -> None:
+    def deliver(self, serial: int, event: EncodedEvent, frame: bytes, *, is_hidden: bool) -> None:
+        assert not is_hidden
         self.got.append((serial, event.event.id, frame))
 
 

@@ -24,6 +24,7 @@ from orly.store.base import (
     READ_ALL,
     CountTooLargeError,
     FeedBatch,
+    HiddenKey,
     ItemRows,
     Query,
     ReadScope,
@@ -245,6 +246,30 @@ async def test_private_kinds_are_in_the_sets_of_their_parties_only(tmp_path: Pat
 
 
 @async_test
+async def test_hidden_events_are_in_the_sets_of_those_who_see_them(tmp_path: Path) -> None:
+    def asked(scope: ReadScope) -> Query:
+        return Query(filters=(Filter(),), scope=scope)
+
+    most, sees = ReadScope(private_kinds=frozenset()), ReadScope(sees_hidden=True)
+    scopes = (PUBLIC, most, sees, READ_ALL)
+
+    async def sizes(world: World, keeper: SetKeeper) -> list[int]:
+        await assert_exact(world, keeper, *map(asked, scopes))
+        return [len(await keeper.snapshot(asked(scope))) for scope in scopes]
+
+    async with keeping(tmp_path) as (world, keeper):
+        mine, theirs, private = fake_event(0), fake_event(1), fake_event(0, kind=4)
+        await world.put(mine, theirs, private)
+        assert await sizes(world, keeper) == [2, 3, 2, 3]
+        await world.store.hide([HiddenKey(mine.pubkey, True)])
+        assert await sizes(world, keeper) == [1, 1, 2, 3]
+        await world.put(fake_event(0, content="later"), fake_event(2))
+        assert await sizes(world, keeper) == [2, 2, 4, 5]
+        await world.store.show([HiddenKey(mine.pubkey, True)])
+        assert await sizes(world, keeper) == [4, 5, 4, 5]
+
+
+@async_test
 async def test_removed_and_stored_again_in_one_commit(tmp_path: Path) -> None:
     async with keeping(tmp_path) as (world, keeper):
         event, old, new = fake_event(), fake_event(kind=0), fake_event(kind=0, created_at=NOW_S + 1)
@@ -288,7 +313,7 @@ async def test_times_of_expiry_are_kept_only_of_what_is_there(tmp_path: Path, mo
         for n in range(100):
             await world.put(fake_event(kind=0, created_at=NOW_S + n, tags=[["expiration", "253402300799"]]))
             assert len(await keeper.snapshot(EVERYTHING)) == 1
-        following = keeper._public._following
+        following = keeper._full[ReadScope()]._following
         assert following is not None
         assert len(following._expiring) <= 10 + 2 * 1 + 1
         last = expiring_event(NOW_S + 200)
@@ -366,7 +391,7 @@ async def test_many_changes_are_folded_in_also_when_nobody_asks(
     monkeypatch.setattr(full_set, "FOLD_CHANGES", 10)
     async with keeping(tmp_path) as (world, keeper):
         await keeper.snapshot(EVERYTHING)
-        following = keeper._public._following
+        following = keeper._full[ReadScope()]._following
         assert following is not None
         for n in range(35):
             await world.put(fake_event(created_at=NOW_S + n))

@@ -442,7 +442,9 @@ def test_what_is_administrative() -> None:
     assert sorted(ADMINISTRATIVE) == [
         "orlydb.v1.DatabaseService/DeleteEvent",
         "orlydb.v1.DatabaseService/Export",
+        "orlydb.v1.DatabaseService/HideEvents",
         "orlydb.v1.DatabaseService/Import",
+        "orlydb.v1.DatabaseService/ShowEvents",
     ]
 
 

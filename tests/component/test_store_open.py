@@ -21,7 +21,7 @@ from tests.component.store_world import Sink, ids_of
 from tests.factory import NOW_S, fake_event
 from tests.process import run_orly
 
-from orly.store.base import SaveStatus, StoreError, StoreLockedError, StoreUnavailableError
+from orly.store.base import HiddenKey, SaveStatus, StoreError, StoreLockedError, StoreUnavailableError
 from orly.store.lmdb.environment import FORMAT, open_environment
 from orly.store.lmdb.store import LmdbStore
 
@@ -308,6 +308,8 @@ def test_a_reader_may_not_write(tmp_path: Path) -> None:
             await store.delete([EVENTS[0].id])
         with pytest.raises(StoreError, match="for reading only"):
             await store.change_markers({"a": b""})
+        with pytest.raises(StoreError, match="for reading only"):
+            await store.hide([])
         assert await store.markers("") == []
         assert store.known([EVENTS[0].id, EVENTS[1].id]) == [True, False]
         assert await store.deleted(EVENTS[0]) is None
@@ -321,7 +323,7 @@ def test_a_reader_may_not_write(tmp_path: Path) -> None:
 
 def test_a_database_of_an_earlier_version_gets_the_tables_it_lacks(tmp_path: Path) -> None:
     save(tmp_path, EVENTS[0])
-    added = (b"removals", b"markers")
+    added = (b"removals", b"markers", b"hidden", b"hidden_keys")
     env = lmdb.open(str(tmp_path), max_dbs=32, lib_version=0)
     tables = [env.open_db(name, create=False) for name in added]
     with env.begin(write=True) as txn:
@@ -332,10 +334,12 @@ def test_a_database_of_an_earlier_version_gets_the_tables_it_lacks(tmp_path: Pat
     async def main() -> None:
         reader = await LmdbStore.open(tmp_path, max_bytes=MAX_BYTES, read_only=True)
         assert await reader.markers("") == []
+        assert await reader.hidden() == []
         assert reader.known([EVENTS[0].id]) == [True]
         await reader.close()
         writer = await LmdbStore.open(tmp_path, max_bytes=MAX_BYTES)
         await writer.change_markers({"a": b"1"})
+        await writer.hide([HiddenKey(bytes(32), True)])
         assert await writer.delete([EVENTS[0].id]) == 1
         assert await writer.marker("a") == b"1"
         await writer.close()
@@ -345,11 +349,14 @@ def test_a_database_of_an_earlier_version_gets_the_tables_it_lacks(tmp_path: Pat
 
 def test_without_room_for_a_table_only_what_needs_it_fails(tmp_path: Path) -> None:
     async def main() -> None:
-        tables = replace(open_environment(tmp_path, max_bytes=MAX_BYTES), markers=None)
+        tables = replace(open_environment(tmp_path, max_bytes=MAX_BYTES), markers=None, hidden=None, hidden_keys=None)
         store = LmdbStore(tables)
         assert await store.markers("") == []
         with pytest.raises(StoreError, match="has no table of markers: make room for it"):
             await store.change_markers({"a": b""})
+        with pytest.raises(StoreError, match="has no table of what is hidden: make room"):
+            await store.hide([])
+        assert await store.hidden() == []
         assert [result.status for result in await store.save([EVENTS[0]])] == [SaveStatus.STORED]
         await store.close()
 

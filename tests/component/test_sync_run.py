@@ -19,6 +19,7 @@ from tests.factory import (
 )
 
 from orly.nostr.filter import Filter
+from orly.store.base import HiddenKey
 from orly.sync.negentropy.request import Direction, Phase, SyncProgress
 
 OURS = notes(*range(1200))
@@ -141,6 +142,22 @@ async def test_ids_are_listed_on_demand(tmp_path: Path) -> None:
             assert {each.hex() for each in result.have_ids} == hex_ids(OURS) - hex_ids(THEIRS)
             assert {each.hex() for each in result.need_ids} == hex_ids(THEIRS) - hex_ids(OURS)
             assert result.progress.known == 1
+
+
+@pytest.mark.parametrize("private_kinds", [False, True])
+@async_test
+async def test_hidden_events_stay_here_and_are_not_fetched_again(private_kinds: bool, tmp_path: Path) -> None:
+    banned = notes(*range(50), key=3)
+    relay = FakeRelay([*THEIRS, *banned[:20]])
+    async with side(tmp_path, [*OURS, *banned]) as own, scripted_peer(relay.serve) as url:
+        await own.store.hide([HiddenKey(banned[0].pubkey, True)])
+        result = await own.sync(url, private_kinds=private_kinds)
+        assert set(relay.events) == hex_ids(OURS) | hex_ids(THEIRS) | hex_ids(banned[:20])
+        progress = result.progress
+        assert (progress.have, progress.need, progress.known, progress.fetched) == (600, 820, 20, 800)
+        assert_adds_up(progress, Direction.BOTH)
+        again = (await own.sync(url, private_kinds=private_kinds)).progress
+        assert (again.have, again.need, again.known, again.fetched) == (0, 20, 20, 0)
 
 
 @async_test

@@ -8,6 +8,7 @@ import grpc
 from orly import clock
 from orly.db.deletions import Deletions
 from orly.db.exporting import Exporting
+from orly.db.hiding import Hiding
 from orly.db.importing import Importing
 from orly.db.markers import Markers
 from orly.db.querying import Querying
@@ -65,6 +66,7 @@ class DatabaseService(service_pb2_grpc.DatabaseServiceServicer):
         self._save_one = SaveOne(store, policy, verifier, now_s)
         self._deletions = Deletions(store)
         self._markers = Markers(store)
+        self._hiding = Hiding(store)
         self._exporting = Exporting(store)
         self._importing = Importing(
             store, policy, verifier, max_line_bytes=longest_line_bytes(policy.max_event_bytes), now_s=now_s
@@ -173,6 +175,25 @@ class DatabaseService(service_pb2_grpc.DatabaseServiceServicer):
         """See `Markers`."""
         async with answering(context):
             return await self._markers.change(request)
+
+    async def HideEvents(self, request: service_pb2.HiddenKeys, context: _Context) -> None:
+        """See `Hiding`."""
+        async with answering(context):
+            async for message in self._hiding.hide(request):
+                await context.write(message)
+
+    async def ShowEvents(self, request: service_pb2.HiddenKeys, context: _Context) -> None:
+        """See `Hiding`."""
+        async with answering(context):
+            async for message in self._hiding.show(request):
+                await context.write(message)
+
+    async def ListHidden(
+        self, request: service_pb2.ListHiddenRequest, context: _Context
+    ) -> service_pb2.ListHiddenResponse:
+        """See `Hiding`."""
+        async with answering(context):
+            return await self._hiding.list(request)
 
     async def Export(self, request: service_pb2.ExportRequest, context: _Context) -> None:
         """See `Exporting`."""

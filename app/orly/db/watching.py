@@ -139,7 +139,7 @@ def _size(batch: FeedBatch) -> int:
     stored = sum(len(item.event.raw) for item in batch.stored)
     told = sum(len(event.raw) for event in batch.ephemeral)
     count = len(batch.stored) + len(batch.ephemeral)
-    return stored + told + count * _OVERHEAD_BYTES + len(batch.removed) * _ID_BYTES
+    return stored + told + count * _OVERHEAD_BYTES + (len(batch.removed) + len(batch.hidden)) * _ID_BYTES
 
 
 def joined(batches: deque[FeedBatch], max_bytes: int) -> FeedBatch:
@@ -154,6 +154,7 @@ def joined(batches: deque[FeedBatch], max_bytes: int) -> FeedBatch:
     size = _size(first)
     through = first.through_serial
     stored, ephemeral, removed = list(first.stored), list(first.ephemeral), list(first.removed)
+    hidden = list(first.hidden)
     may_lack_removals = first.may_lack_removals
     while batches:
         batch = batches[0]
@@ -165,12 +166,14 @@ def joined(batches: deque[FeedBatch], max_bytes: int) -> FeedBatch:
         stored += batch.stored
         ephemeral += batch.ephemeral
         removed += batch.removed
+        hidden += batch.hidden
         may_lack_removals = may_lack_removals or batch.may_lack_removals
     return FeedBatch(
         through_serial=through,
         stored=tuple(stored),
         ephemeral=tuple(ephemeral),
         removed=tuple(removed),
+        hidden=tuple(hidden),
         may_lack_removals=may_lack_removals,
     )
 
@@ -193,6 +196,7 @@ def _pieces(batch: FeedBatch, max_bytes: int) -> Iterator[streams_pb2.WatchBatch
             events=[item.event.raw for item in batch.stored],
             ephemeral=[event.raw for event in batch.ephemeral],
             removed=b"".join(batch.removed),
+            hidden=b"".join(batch.hidden),
         )
         return
     for stored in _cut([item for item in batch.stored if _fits(item.event)], lambda item: item.event, max_bytes):
@@ -205,6 +209,8 @@ def _pieces(batch: FeedBatch, max_bytes: int) -> Iterator[streams_pb2.WatchBatch
     for ephemeral in _cut([event for event in batch.ephemeral if _fits(event)], lambda event: event, max_bytes):
         yield streams_pb2.WatchBatch(through_serial=told, ephemeral=[event.raw for event in ephemeral])
     n_ids = max(1, max_bytes // _ID_BYTES)
+    for start in range(0, len(batch.hidden), n_ids):
+        yield streams_pb2.WatchBatch(through_serial=told, hidden=b"".join(batch.hidden[start : start + n_ids]))
     for start in range(0, len(batch.removed) - n_ids, n_ids):
         yield streams_pb2.WatchBatch(through_serial=told, removed=b"".join(batch.removed[start : start + n_ids]))
     n_told = (len(batch.removed) - 1) // n_ids * n_ids if batch.removed else 0

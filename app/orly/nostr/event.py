@@ -14,6 +14,7 @@ from orly.nostr.kinds import MAX_KIND
 __all__ = [
     "ID_IN_JSON",
     "MAX_CREATED_AT",
+    "PUBKEY_IN_JSON",
     "DuplicateKeyError",
     "EncodedEvent",
     "Event",
@@ -29,6 +30,9 @@ __all__ = [
 MAX_CREATED_AT: Final = 2**63 - 1
 ID_IN_JSON: Final = slice(7, 71)
 """Where canonical JSON has the id: `{"id":"<64>"`."""
+
+PUBKEY_IN_JSON: Final = slice(83, 147)
+"""Where it has the author: `{"id":"<64>","pubkey":"<64>"`."""
 
 _MAX_ECHOED_ID: Final = 64
 

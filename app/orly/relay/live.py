@@ -24,8 +24,15 @@ class Subscriber(Matchable, Protocol):
 
     prefix: bytes
 
-    def deliver(self, serial: int, event: EncodedEvent, frame: bytes) -> None:
-        """One new event that matches; `serial` is 0 for an ephemeral one."""
+    def deliver(self, serial: int, event: EncodedEvent, frame: bytes, *, is_hidden: bool) -> None:
+        """One new event that matches.
+
+        Args:
+            serial: 0 for an ephemeral one.
+            event: What it is.
+            frame: Its EVENT message, as it goes out.
+            is_hidden: Whether only those may see it whose scope sees what is hidden.
+        """
 
 
 class LiveFeed:
@@ -48,13 +55,14 @@ class LiveFeed:
         async for batch in self._feed:
             if batch.ephemeral:
                 self._told_ephemeral(batch.ephemeral)
+            hidden = frozenset(batch.hidden)
             for serial, event in _events(batch):
-                delivered += self._tell(serial, event)
+                delivered += self._tell(serial, event, is_hidden=event.id in hidden)
                 if delivered >= DELIVERIES_PER_TURN:
                     delivered = 0
                     await asyncio.sleep(0)
 
-    def _tell(self, serial: int, event: EncodedEvent) -> int:
+    def _tell(self, serial: int, event: EncodedEvent, *, is_hidden: bool) -> int:
         """Hand one event to whom it may concern; returns to how many."""
         if not len(self.index):
             return 1
@@ -65,7 +73,7 @@ class LiveFeed:
             frame = frames.get(prefix)
             if frame is None:
                 frame = frames[prefix] = text_frame(prefix + event.raw + b"]")
-            subscriber.deliver(serial, event, frame)
+            subscriber.deliver(serial, event, frame, is_hidden=is_hidden)
         return 1 + len(subscribers)
 
 

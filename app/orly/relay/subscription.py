@@ -140,9 +140,11 @@ class Subscription:
 
     # The live tail (Subscriber)
 
-    def deliver(self, serial: int, event: EncodedEvent, frame: bytes) -> None:
+    def deliver(self, serial: int, event: EncodedEvent, frame: bytes, *, is_hidden: bool) -> None:
         """Send a new event, or hold it while stored ones are still being sent."""
         reader = self._reader
+        if is_hidden and not reader.scope.sees_hidden:
+            return
         if event.event.kind in reader.scope.private_kinds and not reader.scope.may_read(event.event):
             return
         phase = self._phase

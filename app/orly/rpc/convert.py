@@ -183,7 +183,9 @@ def _terms(scope: ReadScope, default_limit: int | None, max_limit: int | None, t
     """What most queries have in common, ready to be put into a `QueryStart`."""
     return streams_pb2.QueryStart(
         scope=streams_pb2.ReadScope(
-            private_kinds=sorted(scope.private_kinds), readers=sorted(map(bytes.fromhex, scope.readers))
+            private_kinds=sorted(scope.private_kinds),
+            readers=sorted(map(bytes.fromhex, scope.readers)),
+            sees_hidden=scope.sees_hidden,
         ),
         default_limit=default_limit,
         max_limit=max_limit,
@@ -226,7 +228,9 @@ def _scope_from_bytes(raw: bytes) -> ReadScope:
         if kind > MAX_KIND:
             raise QueryStartError(f"scope: kind {kind} is outside 0..{MAX_KIND}")
     return ReadScope(
-        private_kinds=frozenset(scope.private_kinds), readers=frozenset(key.hex() for key in scope.readers)
+        private_kinds=frozenset(scope.private_kinds),
+        readers=frozenset(key.hex() for key in scope.readers),
+        sees_hidden=scope.sees_hidden,
     )
 
 

@@ -24,7 +24,7 @@ __all__ = ["ADMINISTRATIVE", "AUTHORIZATION", "MAX_PEERS", "Guard", "PeerLimits"
 log = logging.getLogger(__name__)
 
 ADMINISTRATIVE: Final = frozenset(
-    f"orlydb.v1.DatabaseService/{method}" for method in ("DeleteEvent", "Export", "Import")
+    f"orlydb.v1.DatabaseService/{method}" for method in ("DeleteEvent", "Export", "HideEvents", "Import", "ShowEvents")
 )
 """Calls that take or change the store as a whole; SaveEvent is not among them: there is no log line per event."""
 

@@ -15,10 +15,21 @@ import msgspec
 from orly.nostr.event import EncodedEvent, Event
 from orly.nostr.filter import Filter
 from orly.nostr.kinds import PRIVATE_KINDS
+from orly.store.hidden import MAX_HIDDEN_KEYS, HiddenKey, check_hidden_keys
+from orly.store.markers import (
+    MAX_MARKER_BYTES,
+    MAX_MARKER_KEY_BYTES,
+    MAX_MARKERS,
+    MAX_MARKERS_BYTES,
+    Marker,
+    check_marker_changes,
+    check_marker_range,
+)
 
 __all__ = [
     "EXPIRATION_BYTES",
     "ITEM_BYTES",
+    "MAX_HIDDEN_KEYS",
     "MAX_MARKERS",
     "MAX_MARKERS_BYTES",
     "MAX_MARKER_BYTES",
@@ -27,6 +38,7 @@ __all__ = [
     "CountTooLargeError",
     "EventStore",
     "FeedBatch",
+    "HiddenKey",
     "ItemRows",
     "Marker",
     "Query",
@@ -42,6 +54,7 @@ __all__ = [
     "StoreMissingError",
     "StoreUnavailableError",
     "StoredEvent",
+    "check_hidden_keys",
     "check_marker_changes",
     "check_marker_range",
 ]
@@ -51,19 +64,6 @@ ITEM_BYTES: Final = 40
 
 EXPIRATION_BYTES: Final = 48
 """One event that expires: the second (8 bytes, big-endian), then its item of `ITEM_BYTES`."""
-
-
-MAX_MARKER_KEY_BYTES: Final = 400
-"""The name of a marker in UTF-8; an index key of the store has no room for much more."""
-
-MAX_MARKER_BYTES: Final = 64 * 1024
-"""The value of one marker."""
-
-MAX_MARKERS: Final = 1_000
-"""Markers told, or changed, at once."""
-
-MAX_MARKERS_BYTES: Final = 4 * 1024 * 1024
-"""Their keys and values together."""
 
 
 class StoreError(Exception):
@@ -138,14 +138,17 @@ class FeedBatch(msgspec.Struct, frozen=True):
         ephemeral: Events that are delivered but not stored.
         removed: Ids (32 bytes) that are no longer in the visible set: deleted, replaced, purged after they expired.
             Some may stand in `stored` as well: they are gone all the same.
+        hidden: Ids that only who sees everything may see from now on; some may stand in `stored` as well.
         may_lack_removals: Since the batch before, removals may have gone untold: the consumer was too slow, or the
-            connection to the store broke. Whoever keeps a set reads it again.
+            connection to the store broke; or events that were hidden are shown again. Whoever keeps a set reads it
+            again.
     """
 
     through_serial: int
     stored: tuple[StoredEvent, ...] = ()
     ephemeral: tuple[EncodedEvent, ...] = ()
     removed: tuple[bytes, ...] = ()
+    hidden: tuple[bytes, ...] = ()
     may_lack_removals: bool = False
 
 
@@ -161,52 +164,18 @@ class ItemRows(msgspec.Struct, frozen=True, gc=False):
     through_serial: int
 
 
-class Marker(msgspec.Struct, frozen=True, gc=False):
-    """A small value that a service keeps beside the events, under a name of its own."""
-
-    key: str
-    value: bytes
-
-
-def check_marker_changes(changes: Mapping[str, bytes | None]) -> None:
-    """Refuse markers that no store takes.
-
-    Raises:
-        ValueError: Names the marker and its limit.
-    """
-    if len(changes) > MAX_MARKERS:
-        raise ValueError(f"{len(changes)} markers are more than the {MAX_MARKERS} that may be changed at once")
-    for key, value in changes.items():
-        if not 0 < len(key.encode()) <= MAX_MARKER_KEY_BYTES:
-            raise ValueError(f"the key of a marker must have 1 to {MAX_MARKER_KEY_BYTES} bytes: {key[:80]!r}")
-        if value is not None and len(value) > MAX_MARKER_BYTES:
-            raise ValueError(f"the marker {key!r} has {len(value)} bytes, the maximum is {MAX_MARKER_BYTES}")
-    n_bytes = sum(len(key.encode()) + len(value or b"") for key, value in changes.items())
-    if n_bytes > MAX_MARKERS_BYTES:
-        raise ValueError(f"markers of {n_bytes} bytes are more than the {MAX_MARKERS_BYTES} that are changed at once")
-
-
-def check_marker_range(prefix: str, after: str) -> None:
-    """Refuse to look for markers that cannot be there.
-
-    Raises:
-        ValueError: Names what is too long.
-    """
-    for name, text in (("prefix", prefix), ("after", after)):
-        if len(text.encode()) > MAX_MARKER_KEY_BYTES:
-            raise ValueError(f"{name} is longer than a marker's key may be, {MAX_MARKER_KEY_BYTES} bytes")
-
-
 class ReadScope(msgspec.Struct, frozen=True, kw_only=True):
     """Which events a reader may see.
 
     Attributes:
         private_kinds: Kinds that only their parties may read; empty for a reader who may see everything.
         readers: The keys (hex) the reader has proven.
+        sees_hidden: Whether the reader sees what is hidden from others (`EventStore.hide`).
     """
 
     private_kinds: frozenset[int] = PRIVATE_KINDS
     readers: frozenset[str] = frozenset()
+    sees_hidden: bool = False
 
     def may_read(self, event: Event) -> bool:
         """Whether the reader may see the event: it is public, or one of the keys is its author or in a `p` tag."""
@@ -215,7 +184,7 @@ class ReadScope(msgspec.Struct, frozen=True, kw_only=True):
         return any(tag[0] == "p" and len(tag) > 1 and tag[1] in self.readers for tag in event.tags)
 
 
-READ_ALL: Final = ReadScope(private_kinds=frozenset())
+READ_ALL: Final = ReadScope(private_kinds=frozenset(), sees_hidden=True)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +295,32 @@ class EventStore(ABC):
     @abstractmethod
     async def serials(self, query: Query) -> list[int]:
         """The serials of the visible events that match, in the order of an answer: newest event first."""
+
+    @abstractmethod
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        """Hide events that are stored, or will be, from every reader whose scope does not see them.
+
+        Nothing is removed. Of many events some are hidden before others; when this returns, all are. One that fails may
+        have hidden some, and is to be called again.
+
+        Raises:
+            ValueError: See `check_hidden_keys`.
+        """
+
+    @abstractmethod
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        """Undo `hide`; what another key hides as well stays hidden. As for `hide`, one that fails is called again."""
+
+    @abstractmethod
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        """What is hidden, and whether all of it already is, in a fixed order; an empty page is the end.
+
+        Args:
+            after: Only what is behind this one.
+            limit: No more than so many, and never more than `MAX_HIDDEN_KEYS`.
+        """
 
     @abstractmethod
     async def markers(self, prefix: str, *, after: str = "", limit: int = MAX_MARKERS) -> list[Marker]:

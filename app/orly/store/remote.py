@@ -14,9 +14,11 @@ from orly.nostr.filter import Filter
 from orly.pb.orlydb.v1 import service_pb2, streams_pb2, types_pb2
 from orly.rpc.events import to_pb
 from orly.store.base import (
+    MAX_HIDDEN_KEYS,
     MAX_MARKERS,
     EventStore,
     FeedBatch,
+    HiddenKey,
     ItemRows,
     Marker,
     Query,
@@ -25,6 +27,7 @@ from orly.store.base import (
     SaveResult,
     SaveStatus,
     StoreError,
+    check_hidden_keys,
     check_marker_changes,
     check_marker_range,
 )
@@ -164,6 +167,30 @@ class RemoteStore(EventStore):
         rows = [service_pb2.MarkerChange(key=key, value=value) for key, value in changes.items()]
         await self._call("ChangeMarkers", service_pb2.ChangeMarkersRequest(changes=rows))
 
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._change_hidden("HideEvents", wanted)
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._change_hidden("ShowEvents", wanted)
+
+    async def _change_hidden(self, name: str, wanted: Sequence[HiddenKey]) -> None:
+        check_hidden_keys(wanted)
+        if self._closing is not None:
+            raise StoreError(CLOSED)
+        method = getattr(self._connection.stub, name)
+        await self._connection.follow(method, service_pb2.HiddenKeys(keys=map(_hidden_key_to_pb, wanted)))
+
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        if limit <= 0:
+            return []
+        request = service_pb2.ListHiddenRequest(
+            after=None if after is None else _hidden_key_to_pb(after), limit=min(limit, MAX_HIDDEN_KEYS)
+        )
+        answer = await self._call("ListHidden", request)
+        return [(HiddenKey(row.key.key, row.key.is_author), row.is_done) for row in answer.keys]
+
     async def last_serial(self) -> int:
         serial: int = (await self._call("GetLastSerial", types_pb2.Empty())).serial
         return serial
@@ -233,6 +260,10 @@ class RemoteStore(EventStore):
         for feed in feeds:
             await feed.end()
         await self._connection.close()
+
+
+def _hidden_key_to_pb(wanted: HiddenKey) -> service_pb2.HiddenKey:
+    return service_pb2.HiddenKey(key=wanted.key, is_author=wanted.is_author)
 
 
 def _trim(recent: dict[bytes, Any], size: int) -> None:

@@ -95,6 +95,29 @@ class StoreConnection:
         except grpc.aio.UsageError:
             raise StoreError(CLOSED) from None
 
+    async def follow(self, method: Callable[..., Any], request: Any) -> None:
+        """One call that tells from time to time that it goes on, until it ends; waits for a service that is away.
+
+        Raises:
+            StoreError: It failed, or nothing was heard for too long.
+        """
+        call = None
+        try:
+            call = method(request, wait_for_ready=True)
+            while True:
+                async with asyncio.timeout(self.timeout_s):
+                    if await call.read() is grpc.aio.EOF:
+                        return
+        except TimeoutError:
+            raise self.no_answer() from None
+        except grpc.aio.AioRpcError as error:
+            raise store_error(error) from None
+        except grpc.aio.UsageError:
+            raise StoreError(CLOSED) from None
+        finally:
+            if call is not None:
+                call.cancel()
+
     async def close(self) -> None:
         """Give the channel back."""
         await self._channel.close()

@@ -153,6 +153,7 @@ class RemoteFeed(AsyncIterator[FeedBatch]):
                 stored=tuple(self._stored(message, through_serial)),
                 ephemeral=tuple(self._decode(0, raw) for raw in message.ephemeral),
                 removed=tuple(_ids(message.removed)),
+                hidden=tuple(_ids(message.hidden)),
                 may_lack_removals=message.may_lack_removals,
             )
         except EventError as error:

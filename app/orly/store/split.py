@@ -10,9 +10,11 @@ from pathlib import Path
 
 from orly.nostr.event import EncodedEvent
 from orly.store.base import (
+    MAX_HIDDEN_KEYS,
     MAX_MARKERS,
     EventStore,
     FeedBatch,
+    HiddenKey,
     ItemRows,
     Marker,
     Query,
@@ -135,6 +137,17 @@ class SplitStore(EventStore):
     async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
         await self._service.change_markers(changes)
 
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._service.hide(wanted)
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._service.show(wanted)
+
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        return await self._service.hidden(after, limit=limit)
+
     async def last_serial(self) -> int:
         return await self._follower.last_serial()
 
@@ -152,7 +165,7 @@ class SplitStore(EventStore):
         if self._is_closed:
             return
         self._follower.told(batch.stored)
-        if batch.stored or batch.removed:
+        if batch.stored or batch.removed or batch.hidden:
             self._follower.refresh()
             await self._expect(batch.through_serial)
 

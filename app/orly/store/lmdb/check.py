@@ -104,7 +104,13 @@ class _Check:
         )
 
     def all(self) -> None:
-        steps = (self._check_events, self._check_indexes, self._check_tombstones, self._check_removals)
+        steps = (
+            self._check_events,
+            self._check_indexes,
+            self._check_tombstones,
+            self._check_removals,
+            self._check_hidden,
+        )
         for step in steps:
             try:
                 step()
@@ -286,6 +292,21 @@ class _Check:
         for key, value in self._rows("removals"):
             if len(key) != 8 or not value or len(value) % 8:
                 self._problem(f"removals has a row of a wrong length: {key.hex()}")
+
+    def _check_hidden(self) -> None:
+        if self._tables.hidden is None or self._tables.hidden_keys is None:
+            return
+        n_rows = 0
+        for key, value in self._rows("hidden"):
+            n_rows += 1
+            if key != _U64.pack(n_rows) or value[:1] not in (b"+", b"-") or len(value) % 8 != 1:
+                self._problem(f"hidden has a row that is none: {key.hex()}")
+        state = self._get("meta", b"hidden")
+        if (0 if state is None else _U64.unpack(state[8:])[0]) != n_rows:
+            self._problem(f"hidden has {n_rows} rows, and meta says something else")
+        for key, value in self._rows("hidden_keys"):
+            if len(key) != 33 or key[:1] not in (b"a", b"e") or value not in (b"\x00", b"\x01", b"\x02"):
+                self._problem(f"hidden_keys has a row that is none: {key.hex()}")
 
 
 def _live_rows(event: EncodedEvent, rows: keys.IndexRows) -> Iterator[tuple[str, bytes, bytes]]:

@@ -48,6 +48,8 @@ _TABLES: Final = (
 _ADDED_TABLES: Final = {
     "removals": "until the next start, reading beside this process is slow",
     "markers": "until the next start, no markers can be kept",
+    "hidden": "until the next start, nothing can be hidden",
+    "hidden_keys": "until the next start, nothing can be hidden",
 }
 """Made by a later version when it first writes to a database, and what it means if that fails; one that only reads does
 without."""
@@ -81,7 +83,9 @@ class Environment:
         expirations: second, serial -> nothing.
         removals: number -> serials that were taken out (see `removals`); None in a database of an earlier version
             to which nothing was written since.
-        markers: name -> value; None as for `removals`.
+        markers: name -> value; None as for `removals`, and so the next two.
+        hidden: number -> serials that are hidden, or shown again (see `hiding`).
+        hidden_keys: author, or id, whose events are hidden -> how far that has got.
     """
 
     env: Any
@@ -104,6 +108,8 @@ class Environment:
     expirations: Any
     removals: Any
     markers: Any
+    hidden: Any
+    hidden_keys: Any
 
     def close(self) -> None:
         """Close the environment, then give the lock back."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -19,12 +19,20 @@ CATCH_UP_EVENTS: Final = 500
 ReadAfter = Callable[[int, int], list[StoredEvent]]
 """(serial, limit) -> the stored events after it, in order."""
 
+HiddenAmong = Callable[[Sequence[StoredEvent]], tuple[bytes, ...]]
+"""The ids of those that are hidden."""
+
+
+def _none_hidden(stored: Sequence[StoredEvent]) -> tuple[bytes, ...]:
+    return ()
+
 
 class FeedHub:
     """Tells every consumer what was committed."""
 
-    def __init__(self, read_after: ReadAfter) -> None:
+    def __init__(self, read_after: ReadAfter, hidden_among: HiddenAmong = _none_hidden) -> None:
         self.read_after = read_after
+        self.hidden_among = hidden_among
         self._feeds: set[Feed] = set()
         self._closed = False
 
@@ -70,11 +78,11 @@ class Feed(AsyncIterator[FeedBatch]):
     def offer(self, batch: FeedBatch) -> None:
         """Queue a batch; when the queue is full, forget it all and read the tables later."""
         if self._behind:
-            self._lacks_removals = self._lacks_removals or bool(batch.removed)
+            self._lacks_removals = self._lacks_removals or _takes_away(batch)
             return
-        size = len(batch.stored) + len(batch.ephemeral) + len(batch.removed)
+        size = _size(batch)
         if self._queued_events + size > MAX_QUEUED_EVENTS and self._queue:
-            self._lacks_removals = any(lost.removed for lost in (*self._queue, batch))
+            self._lacks_removals = any(map(_takes_away, (*self._queue, batch)))
             self._queue.clear()
             self._queued_events = 0
             self._behind = True
@@ -102,7 +110,7 @@ class Feed(AsyncIterator[FeedBatch]):
                 return self._marked(FeedBatch(through_serial=self._seen))
             if self._queue:
                 batch = self._queue.popleft()
-                self._queued_events -= len(batch.stored) + len(batch.ephemeral) + len(batch.removed)
+                self._queued_events -= _size(batch)
                 batch = self._unseen(batch)
                 self._seen = max(self._seen, batch.through_serial)
                 return batch
@@ -134,6 +142,7 @@ class Feed(AsyncIterator[FeedBatch]):
         """
         try:
             stored = self._hub.read_after(self._seen, CATCH_UP_EVENTS)
+            hidden = self._hub.hidden_among(stored)
         except StoreError:
             if self._ended:
                 return None
@@ -142,9 +151,18 @@ class Feed(AsyncIterator[FeedBatch]):
             self._behind = False
             return None
         self._seen = stored[-1].serial
-        return FeedBatch(through_serial=self._seen, stored=tuple(stored))
+        return FeedBatch(through_serial=self._seen, stored=tuple(stored), hidden=hidden)
 
     async def aclose(self) -> None:
         """Leave the feed."""
         self._hub.forget(self)
         self.end()
+
+
+def _size(batch: FeedBatch) -> int:
+    return len(batch.stored) + len(batch.ephemeral) + len(batch.removed) + len(batch.hidden)
+
+
+def _takes_away(batch: FeedBatch) -> bool:
+    """Whether who does not hear of it keeps what is gone, or lacks what is shown again."""
+    return bool(batch.removed or batch.hidden or batch.may_lack_removals)

@@ -151,7 +151,8 @@ class _Choice:
     def __init__(self, view: View, reader: Reader, query: Query, wanted: Filter) -> None:
         self._reader = reader
         self._since, self._until = max(wanted.since, 0), min(wanted.until, MAX_CREATED_AT)
-        self._expired: npt.NDArray[Any] = np.sort(np.frombuffer(b"".join(view.expired), ">u8").astype(np.uint64))
+        unseen = b"".join(chain.from_iterable(view.unseen(query.scope.sees_hidden)))
+        self._unseen: npt.NDArray[Any] = np.sort(np.frombuffer(unseen, ">u8").astype(np.uint64))
         private = query.scope.private_kinds
         self._verdicts: npt.NDArray[np.uint8] | None = None
         if wanted.kinds is not None or private:
@@ -165,10 +166,10 @@ class _Choice:
         """The keys of the admitted ones."""
         created_at = rows["created_at"]
         admitted: npt.NDArray[np.bool_] = (created_at >= self._since) & (created_at <= self._until)
-        if len(self._expired):
+        if len(self._unseen):
             serials = rows["serial"].astype(np.uint64)
-            nearest = self._expired.searchsorted(serials).clip(max=len(self._expired) - 1)
-            admitted &= self._expired[nearest] != serials
+            nearest = self._unseen.searchsorted(serials).clip(max=len(self._unseen) - 1)
+            admitted &= self._unseen[nearest] != serials
         if self._verdicts is not None:
             verdicts = self._verdicts[rows["kind"]]
             admitted &= verdicts != _DROP

@@ -6,7 +6,7 @@ from heapq import merge
 from itertools import chain, islice
 from typing import Any, Final
 
-from orly.nostr.event import Event, decode_stored
+from orly.nostr.event import PUBKEY_IN_JSON, Event, decode_stored
 from orly.nostr.filter import Filter, matches
 from orly.store.base import ReadScope
 from orly.store.lmdb import keys
@@ -18,9 +18,6 @@ __all__ = ["ExpiredSerials", "Reader", "View"]
 
 _ID_CHUNK: Final = 256
 _MERGE_CHUNK: Final = 256
-_AUTHOR_IN_JSON: Final = slice(83, 147)
-"""Where canonical JSON has the author: `{"id":"<64>","pubkey":"<64>"`."""
-
 _SERIAL: Final = keys.SERIAL_SLICE
 _KIND: Final = keys.KIND_SLICE
 
@@ -83,16 +80,20 @@ class View:
         scan: Its indexes.
         now_s: When it was made, for expiry.
         expired: The serials (8 bytes) of what had expired by then and is not purged yet.
+        hidden: The serials of what only who sees everything may see.
     """
 
-    __slots__ = ("expired", "now_s", "scan", "tables", "txn")
+    __slots__ = ("expired", "hidden", "now_s", "scan", "tables", "txn")
 
-    def __init__(self, txn: Any, tables: Environment, scan: Scan, *, now_s: int, expired: set[bytes]) -> None:
+    def __init__(
+        self, txn: Any, tables: Environment, scan: Scan, *, now_s: int, expired: set[bytes], hidden: set[bytes]
+    ) -> None:
         self.txn = txn
         self.scan = scan
         self.tables = tables
         self.now_s = now_s
         self.expired = expired
+        self.hidden = hidden
 
     @property
     def through_serial(self) -> int:
@@ -101,23 +102,36 @@ class View:
 
     def reader(self, scope: ReadScope) -> "Reader":
         """For someone who reads."""
-        return Reader(self.txn, self.tables, self.scan, scope=scope, now_s=self.now_s, expired=self.expired)
+        return Reader(
+            self.txn, self.tables, self.scan, scope=scope, now_s=self.now_s, unseen=self.unseen(scope.sees_hidden)
+        )
+
+    def unseen(self, sees_hidden: bool) -> tuple[set[bytes], ...]:
+        """Sets of serials that a reader must pass over; none of them is empty."""
+        return tuple(serials for serials in (self.expired, () if sees_hidden else self.hidden) if serials)
 
 
 class Reader:
     """What one may see in a view, filter by filter."""
 
-    __slots__ = ("_expired", "_now_s", "_private", "_scan", "_scope", "_tables", "_txn")
+    __slots__ = ("_now_s", "_private", "_scan", "_scope", "_tables", "_txn", "_unseen")
 
     def __init__(
-        self, txn: Any, tables: Environment, scan: Scan, *, scope: ReadScope, now_s: int, expired: set[bytes]
+        self,
+        txn: Any,
+        tables: Environment,
+        scan: Scan,
+        *,
+        scope: ReadScope,
+        now_s: int,
+        unseen: tuple[set[bytes], ...],
     ) -> None:
         self._txn = txn
         self._scan = scan
         self._tables = tables
         self._scope = scope
         self._now_s = now_s
-        self._expired = expired
+        self._unseen = unseen
         self._private = _packed(scope.private_kinds)
 
     def chunks(self, wanted: Filter, limit: int | None) -> Iterator[list[bytes]]:
@@ -155,9 +169,7 @@ class Reader:
         if not plan.kinds_done and wanted.kinds is not None:
             kinds = _packed(wanted.kinds)
             steps.append(lambda chunk: [row for row in chunk if row[_KIND] in kinds])
-        if self._expired:
-            expired = self._expired
-            steps.append(lambda chunk: [row for row in chunk if row[_SERIAL] not in expired])
+        steps += map(_without, self._unseen)
         if self._private and (wanted.kinds is None or not wanted.kinds.isdisjoint(self._scope.private_kinds)):
             steps.append(self._readable)
         if plan.fetch:
@@ -173,6 +185,9 @@ class Reader:
             return chunk
 
         return keep
+
+    def _is_unseen(self, serial: bytes) -> bool:
+        return any(serial in serials for serials in self._unseen)
 
     def _readable(self, chunk: list[bytes]) -> list[bytes]:
         private = self._private
@@ -197,7 +212,7 @@ class Reader:
             kept = []
             for row in chunk:
                 raw = get(row[_SERIAL], db=events)
-                if raw is None or (authors is not None and raw[_AUTHOR_IN_JSON] not in authors):
+                if raw is None or (authors is not None and raw[PUBKEY_IN_JSON] not in authors):
                     continue
                 if not wanted.tags or matches(wanted, decode_stored(raw)):
                     kept.append(row)
@@ -214,7 +229,7 @@ class Reader:
             for text in batch:
                 event_id = bytes.fromhex(text)
                 serial = serial_of(event_id)
-                if serial is None or serial in self._expired:
+                if serial is None or self._is_unseen(serial):
                     continue
                 event = self._event(serial)
                 if event is not None and matches(wanted, event) and self._scope.may_read(event):
@@ -229,11 +244,15 @@ class Reader:
         with self._txn.cursor(self._tables.versions) as cursor:
             rows = cursor.iternext(keys=True, values=False)
             while chunk := [key[-keys.POSITION_BYTES :] for key in islice(rows, _ID_CHUNK)]:
-                yield [row for row in chunk if row[_SERIAL] not in self._expired and self._admits(wanted, row)]
+                yield [row for row in chunk if not self._is_unseen(row[_SERIAL]) and self._admits(wanted, row)]
 
     def _admits(self, wanted: Filter, row: bytes) -> bool:
         event = self._event(row[_SERIAL])
         return event is not None and matches(wanted, event) and self._scope.may_read(event)
+
+
+def _without(serials: set[bytes]) -> Callable[[list[bytes]], list[bytes]]:
+    return lambda chunk: [row for row in chunk if row[_SERIAL] not in serials]
 
 
 def _merged(scans: list[Iterator[list[bytes]]]) -> Iterator[list[bytes]]:

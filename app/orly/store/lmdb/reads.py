@@ -13,7 +13,9 @@ import lmdb
 from orly.nostr.event import EncodedEvent, decode_verified
 from orly.nostr.filter import Filter
 from orly.store.base import (
+    MAX_HIDDEN_KEYS,
     MAX_MARKERS,
+    HiddenKey,
     ItemRows,
     Marker,
     Query,
@@ -26,6 +28,7 @@ from orly.store.base import (
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment, translate_error
 from orly.store.lmdb.expiring import expiring
+from orly.store.lmdb.hiding import HiddenSerials, read_keys
 from orly.store.lmdb.markers import read_markers
 from orly.store.lmdb.meta import last_serial
 from orly.store.lmdb.reader import ExpiredSerials, Reader, View
@@ -64,6 +67,7 @@ class LmdbReads(ABC):
         self._monotonic_s = monotonic_s
         self._loop = asyncio.get_running_loop()
         self._expired = ExpiredSerials(tables)
+        self._hidden = HiddenSerials(tables)
         self._queries: set[RunningQuery] = set()
         self._closed = False
 
@@ -99,7 +103,13 @@ class LmdbReads(ABC):
     def _view(self, txn: Any) -> View:
         scan = self._scan(txn)
         now_s = self._now_s()
-        return View(txn, self._tables, scan, now_s=now_s, expired=self._expired.at(txn, now_s))
+        expired, hidden = self._expired.at(txn, now_s), self._hidden.at(txn)
+        return View(txn, self._tables, scan, now_s=now_s, expired=expired, hidden=hidden)
+
+    def _unseen(self, txn: Any, sees_hidden: bool) -> tuple[set[bytes], ...]:
+        """What may not be sent any more, by a transaction of a later moment."""
+        expired = self._expired.at(txn, self._now_s())
+        return (expired,) if sees_hidden else (expired, self._hidden.at(txn))
 
     def _reader(self, txn: Any, query: Query) -> Reader:
         return self._view(txn).reader(query.scope)
@@ -153,7 +163,7 @@ class LmdbReads(ABC):
                 begin=self._begin_read,
                 loop=self._loop,
                 monotonic=self._monotonic_s,
-                expired=lambda txn: self._expired.at(txn, self._now_s()),
+                unseen=lambda txn: self._unseen(txn, query.scope.sees_hidden),
                 finished=self._queries.discard,
             )
         except BaseException:
@@ -247,6 +257,13 @@ class LmdbReads(ABC):
         with self._read() as txn:
             return read_markers(txn, self._tables, prefix, after=after, limit=limit)
 
+    async def hidden(
+        self, after: HiddenKey | None = None, *, limit: int = MAX_HIDDEN_KEYS
+    ) -> list[tuple[HiddenKey, bool]]:
+        """See `EventStore.hidden`."""
+        with self._read() as txn:
+            return read_keys(txn, self._tables, after, min(limit, MAX_HIDDEN_KEYS))
+
     def export(self, wanted: Filter) -> Generator[list[bytes | None], None, None]:
         """The visible events that match, as canonical JSON, newest first, as they were at the first step.
 
@@ -265,6 +282,18 @@ class LmdbReads(ABC):
                 for start in range(0, len(chunk), EXPORT_EVENTS):
                     rows = chunk[start : start + EXPORT_EVENTS]
                     yield [get(row[keys.SERIAL_SLICE], None, table) for row in rows]
+
+    def hidden_among(self, stored: Sequence[StoredEvent]) -> tuple[bytes, ...]:
+        """The ids of those events that only who sees everything may see.
+
+        Raises:
+            StoreError: That cannot be read.
+        """
+        with self._read() as txn:
+            hidden = self._hidden.at(txn)
+            if not hidden:
+                return ()
+            return tuple(item.event.id for item in stored if _U64.pack(item.serial) in hidden)
 
     def read_after(self, serial: int, limit: int) -> list[StoredEvent]:
         """Up to `limit` stored events after a serial, in order; superseded versions are not among them.

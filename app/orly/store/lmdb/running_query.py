@@ -42,16 +42,14 @@ class RunningQuery:
     Args:
         view: What is searched; its transaction is ended here.
         begin: Begins a read transaction of a later moment.
-        expired: From a read transaction, the serials that have expired by now.
+        unseen: From a read transaction, sets of serials that the reader may not see any more.
         finished: Called once, when the query is over for whatever reason.
     """
 
     __slots__ = (
         "_begin",
-        "_expired",
         "_finished",
         "_found",
-        "_hidden",
         "_loop",
         "_monotonic",
         "_over",
@@ -66,6 +64,8 @@ class RunningQuery:
         "_tables",
         "_through_serial",
         "_txn",
+        "_unseen",
+        "_unseen_now",
     )
 
     def __init__(
@@ -78,7 +78,7 @@ class RunningQuery:
         begin: Callable[[], Any],
         loop: asyncio.AbstractEventLoop,
         monotonic: Callable[[], float],
-        expired: Callable[[Any], set[bytes]],
+        unseen: Callable[[Any], tuple[set[bytes], ...]],
         finished: Callable[["RunningQuery"], None],
     ) -> None:
         self._tables = tables
@@ -89,8 +89,8 @@ class RunningQuery:
         self._begin = begin
         self._loop = loop
         self._monotonic = monotonic
-        self._expired = expired
-        self._hidden: set[bytes] = set()
+        self._unseen = unseen
+        self._unseen_now: tuple[set[bytes], ...] = ()
         self._finished = finished
         self._started_s = monotonic()
         reader = view.reader(query.scope)
@@ -189,8 +189,8 @@ class RunningQuery:
     def _next_rows(self) -> list[bytes]:
         if self._txn is None:
             self._txn = self._begin()
-            self._hidden = self._expired(self._txn)
-        hidden = self._hidden
+            self._unseen_now = self._unseen(self._txn)
+        unseen = [serials for serials in self._unseen_now if serials]
         get, events = self._txn.get, self._tables.events
         rows: list[bytes] = []
         size = 0
@@ -200,7 +200,7 @@ class RunningQuery:
             serial = serials[index]
             index += 1
             raw = get(serial, None, events)
-            if raw is not None and not (hidden and serial in hidden):
+            if raw is not None and not (unseen and any(serial in serials for serials in unseen)):
                 rows.append(raw)
                 size += len(raw)
         self._sent = index

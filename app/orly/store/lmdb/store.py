@@ -16,16 +16,19 @@ from orly.nostr.event import EncodedEvent, decode_verified
 from orly.store.base import (
     EventStore,
     FeedBatch,
+    HiddenKey,
     SaveResult,
     SaveStatus,
     StoreError,
     StoreUnavailableError,
+    check_hidden_keys,
     check_marker_changes,
 )
 from orly.store.lmdb.committer import MAX_BATCH_EVENTS, Committer
 from orly.store.lmdb.environment import Environment, open_environment
 from orly.store.lmdb.feed import Feed, FeedHub
 from orly.store.lmdb.followed_tail import FollowedTail, newest_in_tables
+from orly.store.lmdb.hiding import HidingJob, compact_if_long, packed_key
 from orly.store.lmdb.markers import write_markers
 from orly.store.lmdb.meta import indexed_through, last_serial
 from orly.store.lmdb.reads import LmdbReads
@@ -71,7 +74,7 @@ class LmdbStore(LmdbReads, EventStore):
         super().__init__(tables, now_s=now_s, monotonic_s=monotonic_s)
         self._own_urls = tuple(own_urls)
         self._keep_versions = keep_versions
-        self._hub = FeedHub(self.read_after)
+        self._hub = FeedHub(self.read_after, self.hidden_among)
         self._tail = Tail(generation_events)
         self._followed: FollowedTail | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -82,6 +85,7 @@ class LmdbStore(LmdbReads, EventStore):
             with self._read() as txn:
                 self._followed.advance(txn)
         else:
+            compact_if_long(tables)
             self._load_tail()
             self._committer = Committer(tables, begin=self._begin, committed=self._committed, loop=self._loop)
             if sweep_interval_s is not None:
@@ -139,15 +143,16 @@ class LmdbStore(LmdbReads, EventStore):
     def _committed(self, transaction: Transaction) -> None:
         if transaction.first_expiry_s is not None:
             self._expired.added(transaction.first_expiry_s)
-        if transaction.stored or transaction.ephemeral or transaction.removed:
-            self._hub.publish(
-                FeedBatch(
-                    through_serial=transaction.serial,
-                    stored=tuple(transaction.stored),
-                    ephemeral=tuple(transaction.ephemeral),
-                    removed=tuple(transaction.removed),
-                )
-            )
+        batch = FeedBatch(
+            through_serial=transaction.serial,
+            stored=tuple(transaction.stored),
+            ephemeral=tuple(transaction.ephemeral),
+            removed=tuple(transaction.removed),
+            hidden=tuple(transaction.hidden),
+            may_lack_removals=transaction.shows,
+        )
+        if batch.stored or batch.ephemeral or batch.removed or batch.hidden or batch.may_lack_removals:
+            self._hub.publish(batch)
 
     def _writer(self) -> Committer:
         if self._committer is None:
@@ -175,6 +180,21 @@ class LmdbStore(LmdbReads, EventStore):
         if self._tables.markers is None:
             raise StoreError(f"{self._tables.directory} has no table of markers: make room for it, then start again")
         await writer.submit(partial(_write_markers, dict(changes)), len(changes))
+
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._change_hidden(wanted, is_hidden=True)
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        await self._change_hidden(wanted, is_hidden=False)
+
+    async def _change_hidden(self, wanted: Sequence[HiddenKey], *, is_hidden: bool) -> None:
+        check_hidden_keys(wanted)
+        writer = self._writer()
+        if self._tables.hidden is None or self._tables.hidden_keys is None:
+            raise StoreError(f"{self._tables.directory} has no table of what is hidden: make room, then start again")
+        job = HidingJob([packed_key(each) for each in wanted], is_hidden=is_hidden)
+        while not job.is_done:
+            await writer.submit(job.step, MAX_BATCH_EVENTS)
 
     async def sweep(self) -> int:
         """Purge what has expired; returns how many events that were."""

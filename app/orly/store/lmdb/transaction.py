@@ -15,6 +15,7 @@ from orly.store.base import SaveResult, SaveStatus, StoredEvent, StoreError
 from orly.store.lmdb import keys
 from orly.store.lmdb.environment import Environment
 from orly.store.lmdb.erasing import apply_deletion, apply_vanish
+from orly.store.lmdb.hiding import HiddenKeys, hide_serials
 from orly.store.lmdb.meta import last_serial, set_flush_through
 from orly.store.lmdb.removals import write_removals
 from orly.store.lmdb.tail import INDEXES, Generation, Tail
@@ -41,12 +42,15 @@ class Transaction:
     Attributes:
         stored: New events in serial order, to be told on the feed.
         ephemeral: Events to be told only.
+        hidden: Ids that only who sees everything may see from now on.
+        shows: Whether events that were hidden are shown again.
         removed: Ids that left the visible set, and did not come back.
         first_expiry_s: The earliest second at which one of `stored` expires; None if none does.
         tables: What is changed.
         txn: LMDB's write transaction.
         tail: The rows that wait in memory.
         tombstones: What must not be stored.
+        hidden_keys: What hides events.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Transaction:
         self.stored: list[StoredEvent] = []
         self.ephemeral: list[EncodedEvent] = []
         self.removed: dict[bytes, None] = {}
+        self.hidden: list[bytes] = []
+        self.shows = False
         self.first_expiry_s: int | None = None
         self.tables = tables
         self.txn = txn
@@ -69,6 +75,8 @@ class Transaction:
         self._undo: list[tuple[EncodedEvent, int, Generation | None]] = []
         self._removed_waiting: list[bytes] = []
         self.tombstones = Tombstones(tables, txn)
+        self.hidden_keys = HiddenKeys(tables, txn)
+        self._born_hidden: list[bytes] = []
         self._has_versions = bool(txn.stat(tables.versions)["entries"])
 
     @property
@@ -79,6 +87,8 @@ class Transaction:
     def finish(self) -> None:
         """Write what was collected; the caller commits, then calls `confirm` or `roll_back` on the event loop."""
         self.flush()
+        if self._born_hidden:
+            hide_serials(self, self._born_hidden)
         self._write_rows()
         if self._removed_waiting and self.tables.removals is not None:
             write_removals(self.txn, self.tables, self._removed_waiting)
@@ -161,6 +171,8 @@ class Transaction:
             self.txn.put(keys.expiration_key(expires_at, self._serial), b"", db=self.tables.expirations)
         self.stored.append(StoredEvent(self._serial, event))
         self.removed.pop(event.id, None)
+        if self.hidden_keys.cover(event):
+            self._born_hidden.append(serial)
         if expires_at is not None and (self.first_expiry_s is None or expires_at < self.first_expiry_s):
             self.first_expiry_s = expires_at
         if fields.kind == DELETION:

@@ -203,11 +203,12 @@ class Downloads:
         return self.hopeful(unknown)
 
     async def _hides_some(self) -> bool:
-        """Whether the store may hold events that are not in the set that was compared: private ones."""
+        """Whether the store may hold events that are not in the set that was compared: private or hidden ones."""
         context = self._context
         if self._has_hidden is None:
             private = Filter(kinds=context.scope.private_kinds, limit=1)
-            self._has_hidden = await context.store.count(Query(filters=(private,))) > 0
+            has_private = await context.store.count(Query(filters=(private,))) > 0
+            self._has_hidden = has_private or bool(await context.store.hidden(limit=1))
         return self._has_hidden
 
     def _is_hopeless(self, event_id: bytes, now_s: int) -> bool:

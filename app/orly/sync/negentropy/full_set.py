@@ -89,12 +89,16 @@ class FullSet:
         """
         for _ in range(2):
             following = self._following
-            if following is None or following.is_over or following.is_ahead_of(self._now_s()):
+            is_old = not (following is None or following.is_over or following.is_ahead_of(self._now_s()))
+            if following is None or not is_old:
                 following = self._begin()
             try:
                 return await following.current()
             except _GapError:
                 continue
+            except StoreError:
+                if not (is_old and following.is_over):  # else its feed broke just now: a new one may not
+                    raise
         raise StoreUnavailableError("the store's feed breaks again and again")
 
     def _begin(self) -> "_Following":
@@ -250,8 +254,9 @@ class _Following:
         for event_id, row in self._stored(batch):
             self._added[event_id] = row
             self._removed.pop(event_id, None)
-        if batch.removed and batch.through_serial >= self._loaded_serial:
-            for gone_id in batch.removed:
+        gone = batch.removed if self._scope.sees_hidden else batch.removed + batch.hidden
+        if gone and batch.through_serial >= self._loaded_serial:
+            for gone_id in gone:
                 self._removed[gone_id] = self._added.pop(gone_id, None) or self._removed.get(gone_id)
         self._told_serial = max(self._told_serial, batch.through_serial)
         self._moved.set()

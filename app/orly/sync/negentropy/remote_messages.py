@@ -26,7 +26,9 @@ def open_request(connection_id: str, sub_id: str, query: Query, message: bytes) 
         initial_message=message,
         connection_id=connection_id,
         scope=types_pb2.ReadScope(
-            private_kinds=sorted(scope.private_kinds), readers=sorted(map(bytes.fromhex, scope.readers))
+            private_kinds=sorted(scope.private_kinds),
+            readers=sorted(map(bytes.fromhex, scope.readers)),
+            sees_hidden=scope.sees_hidden,
         ),
     )
 
@@ -51,7 +53,9 @@ def _scope_of(message: types_pb2.ReadScope) -> ReadScope:
         if kind > MAX_KIND:
             raise RefusedError(Refusal(Prefix.INVALID, f"scope: kind {kind} is outside 0..{MAX_KIND}"))
     return ReadScope(
-        private_kinds=frozenset(message.private_kinds), readers=frozenset(key.hex() for key in message.readers)
+        private_kinds=frozenset(message.private_kinds),
+        readers=frozenset(key.hex() for key in message.readers),
+        sees_hidden=message.sees_hidden,
     )
 
 

@@ -26,6 +26,7 @@ _OTHER_REASONS: Final = "other reasons"
 _NUMBER: Final = re.compile(r"[0-9]+")
 _SHOWN_REASONS: Final = 5
 _ID_OFFSET: Final = 8
+_WITH_PRIVATE: Final = ReadScope(private_kinds=frozenset())
 
 
 class Tally:
@@ -205,7 +206,7 @@ class SyncContext:
     @property
     def scope(self) -> ReadScope:
         """Which of our events the peer may have."""
-        return READ_ALL if self.request.private_kinds else ReadScope()
+        return _WITH_PRIVATE if self.request.private_kinds else ReadScope()
 
 
 def key_hint(request: SyncRequest, reason: str) -> str:

@@ -13,7 +13,6 @@ from orly import clock
 from orly.negentropy import ITEM_BYTES, ItemSet
 from orly.negentropy.pages import PAGE_ROWS
 from orly.nostr.filter import Filter
-from orly.nostr.kinds import PRIVATE_KINDS
 from orly.store.base import READ_ALL, CountTooLargeError, EventStore, Query, ReadScope, StoreError
 from orly.sync.negentropy.full_set import FullSet, set_of
 
@@ -22,7 +21,13 @@ __all__ = ["BUILDS_AT_ONCE", "Lease", "SetKeeper", "SetsFullError"]
 BUILDS_AT_ONCE: Final = 4
 """Sets that are read from the store at the same time; more wait their turn."""
 
-_PUBLIC: Final = ReadScope()
+_KEPT: Final = (
+    ReadScope(),
+    ReadScope(sees_hidden=True),
+    ReadScope(private_kinds=frozenset()),
+    READ_ALL,
+)
+"""Whose sets of everything are kept in memory, once somebody asks for them."""
 
 
 class SetsFullError(StoreError):
@@ -80,8 +85,7 @@ class SetKeeper:
         self.held_bytes = 0
         """What built sets take that were leased and not released."""
         self._store = store
-        self._public = FullSet(store, _PUBLIC, now_s=now_s)
-        self._all = FullSet(store, READ_ALL, now_s=now_s)
+        self._full = {scope: FullSet(store, scope, now_s=now_s) for scope in _KEPT}
         self._builds: dict[Hashable, _Build] = {}
         self._reading: set[asyncio.Task[ItemSet]] = set()
         self._turns = asyncio.Semaphore(BUILDS_AT_ONCE)
@@ -138,8 +142,8 @@ class SetKeeper:
         """Leave the store's feed; the store stays open."""
         for task in self._reading:
             task.cancel()
-        await self._public.close()
-        await self._all.close()
+        for kept in self._full.values():
+            await kept.close()
 
     # From memory
 
@@ -155,11 +159,12 @@ class SetKeeper:
             return ItemSet.from_rows(b""), 0
         if wanted != Filter(since=wanted.since, until=wanted.until):
             return None
-        if not scope.private_kinds:
-            return (await self._all.current()).between(wanted.since, wanted.until), 0
-        if scope.private_kinds != PRIVATE_KINDS:
+        kept = self._full.get(replace(scope, readers=frozenset()))
+        if kept is None:
             return None
-        items = (await self._public.current()).between(wanted.since, wanted.until)
+        items = (await kept.current()).between(wanted.since, wanted.until)
+        if not scope.private_kinds:
+            return items, 0
         own = await self._built(_own_query(query), max_own) if scope.readers else ()
         if not own:
             return items, 0

@@ -177,6 +177,7 @@ class RemoteStore(EventStore):
         check_hidden_keys(wanted)
         if self._closing is not None:
             raise StoreError(CLOSED)
+        await self.feeds_have_begun()
         method = getattr(self._connection.stub, name)
         await self._connection.follow(method, service_pb2.HiddenKeys(keys=map(_hidden_key_to_pb, wanted)))
 

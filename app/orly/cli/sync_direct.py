@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -26,6 +26,7 @@ from orly.settings_types import DirectoryPath
 from orly.store.base import (
     EventStore,
     FeedBatch,
+    HiddenKey,
     Query,
     SaveResult,
     StoreError,
@@ -179,6 +180,18 @@ class _Reader(LmdbFollower, EventStore):
         raise StoreError("the data directory is only read here")
 
     async def delete(self, ids: Sequence[bytes]) -> int:
+        """Likewise."""
+        raise StoreError("the data directory is only read here")
+
+    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
+        """Likewise."""
+        raise StoreError("the data directory is only read here")
+
+    async def show(self, wanted: Sequence[HiddenKey]) -> None:
+        """Likewise."""
+        raise StoreError("the data directory is only read here")
+
+    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
         """Likewise."""
         raise StoreError("the data directory is only read here")
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from orly.settings import Settings
 
 __all__ = [
+    "ACL",
     "DB",
     "RELAY",
     "SERVICES",
@@ -92,11 +93,26 @@ DB: Final = Service(
     for_callers=(("ORLY_DB_TYPE", "grpc"), ("ORLY_GRPC_SERVER", "{address}")),
 )
 
+ACL: Final = Service(
+    name="orly-acl",
+    port=50052,
+    priority=20,
+    needs=("orly-db",),
+    ready_budget_s=120,
+    stop_budget_s=10,
+    switched_on_by="ORLY_LAUNCHER_ACL_ENABLED",
+    listen_attr="acl_listen",
+    binary_attr="launcher_acl_binary",
+    ready_timeout_attr="launcher_acl_ready_timeout_s",
+    stop_timeout_attr="launcher_stop_timeout_s",
+    for_callers=(("ORLY_ACL_TYPE", "grpc"), ("ORLY_GRPC_ACL_SERVER", "{address}")),
+)
+
 SYNC_NEGENTROPY: Final = Service(
     name="orly-sync-negentropy",
     port=50064,
     priority=30,
-    needs=("orly-db",),
+    needs=("orly-db", "orly-acl"),
     ready_budget_s=30,
     stop_budget_s=10,
     switched_on_by="ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED",
@@ -111,7 +127,7 @@ RELAY: Final = Service(
     name="orly",
     port=3334,
     priority=40,
-    needs=("orly-db",),
+    needs=("orly-db", "orly-acl"),
     ready_budget_s=30,
     stop_budget_s=10,
     probe="http",
@@ -123,7 +139,7 @@ RELAY: Final = Service(
     stop_margin_s=2,
 )
 
-SERVICES: Final = (DB, SYNC_NEGENTROPY, RELAY)
+SERVICES: Final = (DB, ACL, SYNC_NEGENTROPY, RELAY)
 
 
 def enabled(settings: "Settings") -> tuple[Service, ...]:

@@ -13,6 +13,7 @@ from typing import Final
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from orly import services
+from orly.settings_access import AccessSettings
 from orly.settings_load import Setting, SettingsError, group, table, validate
 from orly.settings_rules import conflicts, lower_defaults
 from orly.settings_service_types import Store
@@ -55,7 +56,7 @@ _limits = group("Limits")
 _logs = group("Logs")
 
 
-class Settings(ServiceSettings, SyncSettings, BaseSettings):
+class Settings(ServiceSettings, SyncSettings, AccessSettings, BaseSettings):
     """The settings of a relay, checked and typed.
 
     Made by `load`, or directly with attributes or variables as keyword arguments; either way nothing is read from
@@ -273,7 +274,10 @@ GROUPS: Final = (
     "Network",
     "Identity",
     "Access",
+    "Access control",
+    "Write plugin",
     "Limits",
+    "Rates",
     "Logs",
     "Negentropy",
     "Sync with peers",
@@ -288,6 +292,10 @@ SETTINGS: Final = tuple(sorted(table(Settings), key=lambda row: GROUPS.index(row
 ENV_NAMES: Final = {row.attr: row.env for row in SETTINGS}
 SYNONYMS: Final = {
     "LOG_LEVEL": ENV_NAMES["log_level"],
+    "ORLY_FOLLOWS_THROTTLE_ENABLED": ENV_NAMES["follows_throttle"],
+    "ORLY_FOLLOWS_THROTTLE_MAX_DELAY": ENV_NAMES["follows_throttle_max_s"],
+    "ORLY_FOLLOWS_THROTTLE_PER_EVENT": ENV_NAMES["follows_throttle_increment_s"],
+    "ORLY_LAUNCHER_ACL_LISTEN": ENV_NAMES["acl_listen"],
     "ORLY_LAUNCHER_DB_LISTEN": ENV_NAMES["db_listen"],
     "ORLY_LAUNCHER_SYNC_NEGENTROPY_LISTEN": ENV_NAMES["sync_negentropy_listen"],
 }

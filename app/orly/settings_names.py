@@ -17,16 +17,12 @@ _STORE_SERVICE: Final = """
     ORLY_NEO4J_URI ORLY_NEO4J_USER ORLY_NEO4J_PASSWORD
 """
 _ACCESS: Final = """
-    ORLY_ACL_LISTEN ORLY_ACL_MODE ORLY_ACL_TYPE ORLY_ACL_DB_TYPE ORLY_ACL_GRPC_DB_SERVER ORLY_ACL_LOG_LEVEL
-    ORLY_GRPC_ACL_SERVER ORLY_GRPC_ACL_TIMEOUT ORLY_OWNERS ORLY_ADMINS ORLY_BOOTSTRAP_RELAYS
-    ORLY_FOLLOW_LIST_FREQUENCY ORLY_FOLLOWS_THROTTLE ORLY_FOLLOWS_THROTTLE_INCREMENT ORLY_FOLLOWS_THROTTLE_MAX
-    ORLY_FOLLOWS_THROTTLE_ENABLED ORLY_FOLLOWS_THROTTLE_PER_EVENT ORLY_FOLLOWS_THROTTLE_MAX_DELAY
     ORLY_POLICY_ENABLED ORLY_POLICY_PATH ORLY_SPROCKET_ENABLED
     ORLY_NIP43_ENABLED ORLY_NIP43_PUBLISH_EVENTS ORLY_NIP43_PUBLISH_MEMBER_LIST ORLY_NIP43_INVITE_EXPIRY
 """
 _RELAY: Final = """
     ORLY_RELAY_ADDRESSES ORLY_RELAY_PEERS ORLY_SPIDER_MODE ORLY_PPROF_HTTP
-    ORLY_HTTP_GUARD_ENABLED ORLY_HTTP_GUARD_RPM ORLY_HTTP_GUARD_WS_PER_MIN ORLY_HTTP_GUARD_BOT_BLOCK
+    ORLY_HTTP_GUARD_ENABLED ORLY_HTTP_GUARD_RPM ORLY_HTTP_GUARD_BOT_BLOCK
     ORLY_CORS_ENABLED ORLY_CORS_ORIGINS
 """
 _SYNC: Final = """
@@ -41,7 +37,6 @@ _SYNC: Final = """
     ORLY_SYNC_RELAYGROUP_LOG_LEVEL ORLY_SYNC_RELAYGROUP_ADMINS ORLY_RELAY_GROUP_ADMINS
 """
 _LAUNCHER: Final = """
-    ORLY_LAUNCHER_ACL_ENABLED ORLY_LAUNCHER_ACL_BINARY ORLY_LAUNCHER_ACL_LISTEN ORLY_LAUNCHER_ACL_READY_TIMEOUT
     ORLY_LAUNCHER_SYNC_DISTRIBUTED_ENABLED ORLY_LAUNCHER_SYNC_DISTRIBUTED_BINARY
     ORLY_LAUNCHER_SYNC_DISTRIBUTED_LISTEN
     ORLY_LAUNCHER_SYNC_CLUSTER_ENABLED ORLY_LAUNCHER_SYNC_CLUSTER_BINARY ORLY_LAUNCHER_SYNC_CLUSTER_LISTEN
@@ -109,12 +104,6 @@ def refusal(name: str, values: Mapping[str, str]) -> str | None:
     """
     value = values[name].strip().lower()
     match name:
-        case "ORLY_ACL_MODE" if value != "none":
-            return "this version has no access modes and would be open to everybody: unset it, or write none"
-        case "ORLY_ACL_TYPE" if value != "local":
-            return "this version has no ACL service and would be open to everybody: unset it, or write local"
-        case "ORLY_LAUNCHER_ACL_ENABLED" if not _is_off(value):
-            return "this version has no ACL service and would be open to everybody: unset it, or write false"
         case (
             "ORLY_LAUNCHER_SYNC_DISTRIBUTED_ENABLED"
             | "ORLY_LAUNCHER_SYNC_CLUSTER_ENABLED"
@@ -123,7 +112,7 @@ def refusal(name: str, values: Mapping[str, str]) -> str | None:
         ) if not _is_off(value):
             return "this version has no such sync service: unset it, or write false"
         case "ORLY_POLICY_ENABLED" | "ORLY_SPROCKET_ENABLED" if not _is_off(value):
-            return "this version has no write policy and would let every event pass: unset it, or write false"
+            return "this version has no such rules and would let every event pass: see ORLY_WRITE_PLUGIN"
         case "ORLY_GRPC_SYNC_DISTRIBUTED" | "ORLY_GRPC_SYNC_CLUSTER" | "ORLY_GRPC_SYNC_RELAYGROUP" if (
             values.get("ORLY_SYNC_TYPE", "").strip().lower() != "local"
         ):

@@ -1,7 +1,7 @@
 """The rules between settings, in one place; bounds of a single value are in the table."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orly.settings_load import Setting
 from orly.settings_service_types import is_local
@@ -41,7 +41,24 @@ def lower_defaults(
     if sources[env[answer]] == "default" and getattr(settings, answer) > most_bytes:
         lowered[answer], values[answer] = backlog, most_bytes
     notes = {env[attr]: f"default, lowered to {env[ceiling]}" for attr, ceiling in lowered.items()}
+    notes |= _access_defaults(settings, env, sources, values)
     return settings.model_copy(update=values), notes
+
+
+def _access_defaults(
+    settings: "Settings", env: Mapping[str, str], sources: Mapping[str, str], values: dict[str, Any]
+) -> dict[str, str]:
+    """The mode that is not given, and whether the service for it runs; puts both among the values."""
+    notes: dict[str, str] = {}
+    if not settings.acl_mode:
+        values["acl_mode"] = "follows" if settings.launcher_acl_enabled else "none"
+        if settings.launcher_acl_enabled:
+            notes[env["acl_mode"]] = f"default, because of {env['launcher_acl_enabled']}"
+    asking = [attr for attr in ("acl_mode", "owners", "admins") if getattr(settings, attr) not in ("", "none", ())]
+    if sources[env["launcher_acl_enabled"]] == "default" and asking:
+        values["launcher_acl_enabled"] = True
+        notes[env["launcher_acl_enabled"]] = f"default, because of {env[asking[0]]}"
+    return notes
 
 
 def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -60,6 +77,13 @@ def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[t
         yield ("port", "health_port"), f"{shown['port']} and {shown['health_port']} are the same port"
     if settings.log_to_stdout and settings.log_file is not None:
         yield ("log_to_stdout", "log_file"), f"{shown['log_to_stdout']} and {shown['log_file']} exclude each other"
+    needs_moderators = settings.acl_mode in ("follows", "curating") and settings.acl_type == "local"
+    if needs_moderators and not (settings.owners or settings.admins):
+        text = f"{shown['acl_mode']} needs ORLY_OWNERS or ORLY_ADMINS: without them nobody could write"
+        yield ("acl_mode", "owners", "admins"), text
+    if settings.follows_throttle_increment_s > settings.follows_throttle_max_s:
+        attrs = ("follows_throttle_increment_s", "follows_throttle_max_s")
+        yield attrs, f"{shown[attrs[0]]} is more than {shown[attrs[1]]}"
     yield from _exposed(settings, shown)
 
 
@@ -77,7 +101,9 @@ def _exposed(settings: "Settings", shown: Mapping[str, str]) -> Iterator[tuple[t
     ]
     if not lacking:
         return
-    addresses = ["db_listen", "sync_negentropy_listen"]
+    addresses = ["db_listen", "acl_listen", "sync_negentropy_listen"]
+    addresses += ["grpc_acl_server"] if settings.acl_type == "grpc" and settings.grpc_acl_server else []
+    addresses += ["acl_grpc_db_server"] if settings.acl_grpc_db_server else []
     addresses += ["grpc_server"] if settings.db_type == "grpc" else []
     addresses += ["grpc_sync_negentropy"] if settings.grpc_sync_negentropy else []
     addresses += ["sync_negentropy_db_server"] if settings.sync_negentropy_db_server else []

@@ -22,6 +22,9 @@ from tests.transport import run_async
 from tests.wsclient import TEXT, Client, RawClient, frame
 from websockets.asyncio.client import connect as ws_connect
 
+from orly.access.control import AccessControl
+from orly.acl.engine import AclEngine
+from orly.acl.rules import rules_from_settings
 from orly.nostr.event import EncodedEvent
 from orly.reconciling import SetServer
 from orly.relay.context import SessionContext
@@ -34,10 +37,12 @@ from orly.sync.negentropy.sessions import LocalSets
 from orly.sync.negentropy.sets import SetKeeper
 
 __all__ = [
+    "AccessOf",
     "FakePeer",
     "FakeTime",
     "SetsOf",
     "TestedRelay",
+    "local_access",
     "local_sets",
     "on_relay",
     "read_messages",
@@ -136,6 +141,12 @@ class TestedRelay:
         async with RawClient(reader, writer, self.url) as client:
             assert (await client.upgrade()).status == 101
             yield client
+
+    @property
+    def access(self) -> AccessControl:
+        """What it decides by."""
+        assert self.context.access is not None
+        return self.context.access
 
     @property
     def n_subscriptions(self) -> int:
@@ -250,12 +261,28 @@ SetsOf = Callable[[Settings, EventStore, FakeTime], AbstractAsyncContextManager[
 
 
 @asynccontextmanager
+async def local_access(settings: Settings, store: EventStore, clocks: FakeTime) -> AsyncIterator[AccessControl]:
+    """Access control in the relay's own process."""
+    engine = AclEngine(store, rules_from_settings(settings), now_s=clocks.now_s)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+AccessOf = Callable[[Settings, EventStore, FakeTime], AbstractAsyncContextManager[AccessControl]]
+"""Makes what a relay decides by."""
+
+
+@asynccontextmanager
 async def running_relay(
     directory: Path,
     *,
     time: FakeTime | None = None,
     wrap: Callable[[EventStore], StoreProxy] = StoreProxy,
     sets_of: SetsOf = local_sets,
+    access_of: AccessOf = local_access,
     **settings: Any,
 ) -> AsyncIterator[TestedRelay]:
     """Runs a relay on a free port of the loopback address, and stops it afterwards.
@@ -265,6 +292,7 @@ async def running_relay(
         time: Its clocks; None = clocks that stand at `NOW_S`.
         wrap: Makes the proxy that stands before the store.
         sets_of: Makes what it reconciles with, if that is turned on.
+        access_of: Makes what it decides by.
         settings: Attributes of `Settings` that are not the default.
     """
     clocks = FakeTime() if time is None else time
@@ -275,7 +303,7 @@ async def running_relay(
     )
     store = wrap(inner)
     try:
-        async with serving(configured, store, clocks, sets_of=sets_of) as relay:
+        async with serving(configured, store, clocks, sets_of=sets_of, access_of=access_of) as relay:
             yield relay
     finally:
         store.release()
@@ -287,14 +315,22 @@ async def running_relay(
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, store: StoreProxy, clocks: FakeTime, *, sets_of: SetsOf = local_sets
+    settings: Settings,
+    store: StoreProxy,
+    clocks: FakeTime,
+    *,
+    sets_of: SetsOf = local_sets,
+    access_of: AccessOf = local_access,
 ) -> AsyncIterator[TestedRelay]:
     """Runs a relay on a store that the caller closes."""
     async with AsyncExitStack() as stack:
         sets = (
             await stack.enter_async_context(sets_of(settings, store, clocks)) if settings.negentropy_enabled else None
         )
-        context = make_context(settings, store, sets=sets, now_s=clocks.now_s, monotonic_s=clocks.monotonic_s)
+        access = await stack.enter_async_context(access_of(settings, store, clocks))
+        context = make_context(
+            settings, store, sets=sets, access=access, now_s=clocks.now_s, monotonic_s=clocks.monotonic_s
+        )
         async with _serving(settings, store, clocks, context) as relay:
             yield relay
 

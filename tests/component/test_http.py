@@ -82,8 +82,8 @@ def test_the_information_document_with_its_type_and_cors(name: str) -> None:
     assert (reply.status, reply.body) == (200, INFO)
     assert reply.headers["content-type"] == NOSTR
     assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["access-control-allow-headers"] == "*"
-    assert reply.headers["access-control-allow-methods"] == "GET, HEAD, OPTIONS"
+    assert reply.headers["access-control-allow-headers"] == "*, Authorization"
+    assert reply.headers["access-control-allow-methods"] == "GET, HEAD, POST, OPTIONS"
     assert "Accept" in reply.headers["vary"]
     assert json.loads(reply.body)["limitation"]["max_subid_length"] == nip11.MAX_SUBID_LENGTH
 
@@ -102,7 +102,7 @@ def test_a_preflight_is_answered() -> None:
     reply = ask(["Origin: https://client.example", "Access-Control-Request-Method: GET"], method="OPTIONS")
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["access-control-allow-origin"] == "*"
-    assert reply.headers["access-control-allow-headers"] == "*"
+    assert reply.headers["access-control-allow-headers"] == "*, Authorization"
     assert "GET" in reply.headers["access-control-allow-methods"]
 
 

@@ -19,6 +19,7 @@ from orly.nostr.filter import Filter
 from orly.relay import ingest as ingest_module
 from orly.relay.ingest import BATCH_EVENTS, MAX_SAVES, Ingest
 from orly.relay.session import FEW_UNANSWERED_EVENTS, MAX_UNANSWERED_EVENTS, MESSAGES_PER_TURN
+from orly.relay.visitor import Visitor
 from orly.store.base import Query, StoreError
 from orly.store.lmdb.store import LmdbStore
 
@@ -33,6 +34,7 @@ class Publisher:
 
     def __init__(self) -> None:
         self.authenticated: Collection[str] = frozenset()
+        self.visitor = Visitor(None, "192.0.2.1")
         self.answers: list[list[Any]] = []
         self.submitted: list[str] = []
 
@@ -252,7 +254,7 @@ async def test_socket_is_not_read_while_too_many_events_are_unanswered(relay: Te
         send_at_once(client, *(b'["EVENT",' + event.raw + b"]" for event in many))
         sessions: list[Any] = []
         await until(lambda: relay.store.saved, "the first batch")
-        sessions += {id(publisher): publisher for publisher, _ in relay.context.ingest._queue}.values()
+        sessions += {id(publisher): publisher for publisher, *_ in relay.context.ingest._queue}.values()
         (own,) = sessions
         await until(lambda: own._unanswered == MAX_UNANSWERED_EVENTS and own._backlog, "the bound")
         assert not own._is_reading

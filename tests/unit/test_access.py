@@ -29,15 +29,18 @@ from orly.access.snapshot import (
     AddressChange,
     Change,
     CuratingChange,
+    DayChange,
+    InfoChange,
     KeyChange,
     KindChange,
     ListName,
     Rules,
     Snapshot,
+    UseChange,
 )
 from orly.nostr.event import EncodedEvent
 
-TABLES: Final = Path(__file__).parents[1] / "vectors" / "access.md"
+TABLES: Final = Path(__file__).parents[2] / "docs" / "access.md"
 
 WHO: Final = {
     "owner": 0,
@@ -176,8 +179,10 @@ def cells() -> Iterator[tuple[str, str, str, str]]:
     for line in TABLES.read_text().splitlines():
         columns = [column.strip() for column in line.strip("|").split("|")]
         if line.startswith("## "):
-            section, modes = line[3:], [""]
-        elif line.startswith("| ---") or not line.startswith("|"):
+            section = ""
+        elif line.startswith("### "):
+            section, modes = line[4:], [""]
+        elif not section or line.startswith("| ---") or not line.startswith("|"):
             continue
         elif modes == [""]:
             modes = columns[1:]
@@ -261,6 +266,9 @@ changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(KindChange, st.sampled_from(KIND_LISTS), st.integers(0, 9), st.booleans()),
     st.builds(AddressChange, st.sampled_from([FINE_IP, BLOCKED_IP]), st.booleans()),
     st.builds(CuratingChange, st.sampled_from([None, CuratingConfig(), CONFIG])),
+    st.builds(InfoChange, st.sampled_from(["name", "icon"]), st.sampled_from(["", "x", "y"])),
+    st.builds(UseChange, st.one_of(keys, st.sampled_from([FINE_IP, BLOCKED_IP])), st.integers(0, 9)),
+    st.builds(DayChange, st.integers(0, 2)),
 )
 
 
@@ -271,17 +279,25 @@ def test_a_snapshot_with_changes_equals_a_fresh_one(before: list[Change], after:
     kinds: dict[ListName, set[int]] = {name: set() for name in KIND_LISTS}
     blocked: set[str] = set()
     config: CuratingConfig | None = None
+    info: dict[str, str] = {}
+    day = 0
+    used: dict[bytes | str, int] = {}
 
     def fresh() -> Snapshot:
         made = Snapshot(Rules())
-        made.keys = {name: KeySet.of(members) for name, members in listed.items()}
-        made.kinds = {name: set(members) for name, members in kinds.items()}
+        for name, members in listed.items():
+            made.put(name, KeySet.of(members))
+        for name, numbers in kinds.items():
+            made.put_kinds(name, numbers)
         made.blocked = set(blocked)
         made.curating = config
+        made.info = dict(info)
+        made.day = day
+        made.used = dict(used)
         return made
 
     def note(change: Change) -> None:
-        nonlocal config
+        nonlocal config, day
         match change:
             case KeyChange(list=name, key=key, is_listed=is_listed):
                 listed[name] = listed[name] | {key} if is_listed else listed[name] - {key}
@@ -291,6 +307,15 @@ def test_a_snapshot_with_changes_equals_a_fresh_one(before: list[Change], after:
                 (blocked.add if is_listed else blocked.discard)(address)
             case CuratingChange(config=new):
                 config = new
+            case InfoChange(field=field, text=text):
+                info[field] = text
+                if not text:
+                    del info[field]
+            case UseChange(who=who, n_events=n_events):
+                used[who] = n_events
+            case DayChange(day=new_day):
+                day = new_day
+                used.clear()
             case _:
                 assert_never(change)
 
@@ -314,6 +339,9 @@ def test_snapshots_that_differ() -> None:
         KindChange(ListName.ALLOWED_KINDS, 1, True),
         AddressChange(FINE_IP, True),
         CuratingChange(CONFIG),
+        InfoChange("name", "x"),
+        UseChange(FINE_IP, 1),
+        DayChange(1),
     ):
         other = Snapshot(Rules())
         other.apply(change)

@@ -201,27 +201,27 @@ def test_any_url_is_taken_or_refused(url: str, body: bytes) -> None:
 def test_an_event_is_used_once() -> None:
     used = UsedEvents()
     first, second = allowing(), allowing(("x", "y"))
-    assert used.use(first, NOW_S)
-    assert used.use(second, NOW_S)
-    assert not used.use(first, NOW_S)
-    assert not used.use(first, NOW_S + 2 * WINDOW_S)
+    assert used.use(first.id, NOW_S)
+    assert used.use(second.id, NOW_S)
+    assert not used.use(first.id, NOW_S)
+    assert not used.use(first.id, NOW_S + 2 * WINDOW_S)
 
 
 def test_an_event_is_remembered_as_long_as_it_would_be_taken() -> None:
     early = allowing(created_at=NOW_S + WINDOW_S)
     used = UsedEvents()
-    assert used.use(early, NOW_S)
+    assert used.use(early.id, NOW_S)
     last_s = early.event.created_at + WINDOW_S
     assert check(early, now_s=last_s) is None
-    assert not used.use(early, last_s)
+    assert not used.use(early.id, last_s)
     assert check(early, now_s=last_s + 1) is not None
-    assert used.use(allowing(), last_s + 1)
+    assert used.use(allowing().id, last_s + 1)
     assert len(used) == 1
 
 
 def test_no_more_are_remembered_than_the_bound() -> None:
     used = UsedEvents(most=2)
     events = [allowing(("n", str(n))) for n in range(3)]
-    assert [used.use(event, NOW_S) for event in events] == [True, True, False]
+    assert [used.use(event.id, NOW_S) for event in events] == [True, True, False]
     assert len(used) == 2
-    assert used.use(events[2], NOW_S + 2 * WINDOW_S + 1)
+    assert used.use(events[2].id, NOW_S + 2 * WINDOW_S + 1)

@@ -4,6 +4,7 @@ import pytest
 from tests.settings_environment import load_with
 
 from orly.services import (
+    ACL,
     DB,
     RELAY,
     SERVICES,
@@ -103,10 +104,12 @@ def test_one_worker_for_each_core_up_to_four(workers: int, cores: int, count: in
 
 
 def test_a_start_lasts_longer_than_the_wait_for_others() -> None:
-    settings = load_with(ORLY_LAUNCHER_DB_READY_TIMEOUT="2500ms").settings
-    assert start_s(RELAY, SERVICES, settings) == 5
+    settings = load_with(ORLY_LAUNCHER_DB_READY_TIMEOUT="2500ms", ORLY_LAUNCHER_ACL_READY_TIMEOUT="3s").settings
+    assert start_s(RELAY, SERVICES, settings) == 8
+    assert start_s(RELAY, (DB, RELAY), settings) == 5
     assert start_s(DB, SERVICES, settings) == 1
-    assert start_s(SYNC_NEGENTROPY, SERVICES, settings) == 5
+    assert start_s(ACL, SERVICES, settings) == 5
+    assert start_s(SYNC_NEGENTROPY, SERVICES, settings) == 8
 
 
 def test_nobody_waits_for_a_sync_service() -> None:

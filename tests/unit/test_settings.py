@@ -160,14 +160,14 @@ def test_everything_wrong_is_listed_at_once() -> None:
         ORLY_PING_INTERVAL="10ms",
         ORLY_PROT="1",
         ORLY_RELAY_SECRET_KEY="nsec1oops",
-        ORLY_ACL_MODE="follows",
+        ORLY_SPROCKET_ENABLED="true",
         ORLY_QUERY_DEFAULT_LIMIT="600",
         ORLY_QUERY_RESULT_LIMIT="500",
     )
     assert found == (
-        'ORLY_ACL_MODE="follows": this version has no access modes and would be open to everybody: '
-        "unset it, or write none",
         "ORLY_PROT: no such setting; did you mean ORLY_PORT?",
+        'ORLY_SPROCKET_ENABLED="true": this version has no such rules and would let every event pass: '
+        "see ORLY_WRITE_PLUGIN",
         f"ORLY_TYPO: no such setting (.env {ENV_FILE})",
         'ORLY_PORT="65536": must be at most 65535',
         "ORLY_RELAY_SECRET_KEY: has 9 characters, a key has 63",

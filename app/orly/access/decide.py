@@ -21,6 +21,7 @@ __all__ = [
     "Standing",
     "Treatment",
     "is_hidden",
+    "is_open",
     "level_of",
     "refuse_read",
     "refuse_write",
@@ -80,35 +81,39 @@ class Treatment(Enum):
 
 def level_of(snapshot: Snapshot, pubkey: bytes) -> Level:
     """What a key (32 bytes) may do. A ban does not hold for owners and admins, lest they lock themselves out."""
-    rules, keys = snapshot.rules, snapshot.keys
+    rules = snapshot.rules
     if pubkey in rules.owners:
         return Level.OWNER
     if pubkey in rules.admins:
         return Level.ADMIN
-    if pubkey in keys[ListName.BANNED_PUBKEYS]:
+    if snapshot.banned_pubkeys.size and pubkey in snapshot.banned_pubkeys:
         return Level.NONE
-    stranger = Level.NONE if rules.reads_restricted else Level.READ
-    match rules.mode:
-        case Mode.NONE:
-            return Level.WRITE
-        case Mode.FOLLOWS:
-            may_write = pubkey in keys[ListName.FOLLOWED_PUBKEYS] or pubkey in keys[ListName.ALLOWED_PUBKEYS]
-            return Level.WRITE if may_write else stranger
-        case Mode.MANAGED:
-            return Level.WRITE if pubkey in keys[ListName.ALLOWED_PUBKEYS] else stranger
-        case Mode.CURATING:
-            if pubkey in keys[ListName.BLACKLISTED_PUBKEYS]:
-                return Level.NONE
-            may_write = snapshot.curating is not None
-            return Level.WRITE if may_write else stranger
+    return _level_by_mode(snapshot, pubkey)
+
+
+def _level_by_mode(snapshot: Snapshot, pubkey: bytes) -> Level:
+    """The level of a key that is no owner's, no admin's, and not banned."""
+    mode = snapshot.rules.mode
+    if mode is Mode.NONE:
+        return Level.WRITE
+    if mode is Mode.CURATING:
+        if pubkey in snapshot.blacklisted_pubkeys:
+            return Level.NONE
+        may_write = snapshot.curating is not None
+    else:
+        may_write = pubkey in snapshot.allowed_pubkeys
+        if not may_write and mode is Mode.FOLLOWS:
+            may_write = pubkey in snapshot.followed_pubkeys
+    if may_write:
+        return Level.WRITE
+    return Level.NONE if snapshot.rules.reads_restricted else Level.READ
 
 
 def _is_banned(snapshot: Snapshot, pubkey: bytes) -> bool:
     """Whether a key that is no owner's and no admin's is barred in this mode."""
-    keys = snapshot.keys
-    if pubkey in keys[ListName.BANNED_PUBKEYS]:
+    if pubkey in snapshot.banned_pubkeys:
         return True
-    return snapshot.rules.mode is Mode.CURATING and pubkey in keys[ListName.BLACKLISTED_PUBKEYS]
+    return snapshot.rules.mode is Mode.CURATING and pubkey in snapshot.blacklisted_pubkeys
 
 
 def standing_of(snapshot: Snapshot, pubkeys: Iterable[bytes], address: str) -> Standing:
@@ -128,8 +133,14 @@ def standing_of(snapshot: Snapshot, pubkeys: Iterable[bytes], address: str) -> S
             barred = _ADDRESS_BLOCKED
         elif any(_is_banned(snapshot, key) for key in keys):
             barred = _KEY_BANNED
-    is_peer = any(key in snapshot.keys[ListName.PEER_PUBKEYS] for key in keys)
+    is_peer = any(key in snapshot.peer_pubkeys for key in keys)
     return Standing(level=level, has_keys=bool(keys), is_peer=is_peer, barred=barred)
+
+
+def is_open(snapshot: Snapshot) -> bool:
+    """Whether everybody may write everything, for there is nothing on the lists by which events are refused."""
+    has_bans = snapshot.banned_events.size or snapshot.banned_pubkeys.size
+    return snapshot.rules.mode is Mode.NONE and not has_bans and not snapshot.limits_kinds
 
 
 def refuse_read(standing: Standing) -> Refusal | None:
@@ -153,26 +164,26 @@ def refuse_write(snapshot: Snapshot, event: EncodedEvent, standing: Standing) ->
     """
     if standing.barred is not None:
         return standing.barred
-    keys = snapshot.keys
-    if event.id in keys[ListName.BANNED_EVENTS]:
+    if snapshot.banned_events.size and event.id in snapshot.banned_events:
         return _EVENT_BANNED
-    if event.id in keys[ListName.ALLOWED_EVENTS]:
+    if snapshot.allowed_events.size and event.id in snapshot.allowed_events:
         return None
-    refusal = _refuse_kind(snapshot, event.event.kind)
-    if refusal is not None:
-        return refusal
-    level = level_of(snapshot, event.pubkey)
-    if level >= Level.ADMIN:
+    if snapshot.limits_kinds:
+        refusal = _refuse_kind(snapshot, event.event.kind)
+        if refusal is not None:
+            return refusal
+    rules, author = snapshot.rules, event.pubkey
+    if author in rules.owners or author in rules.admins:
         return None
-    if event.pubkey in keys[ListName.BANNED_PUBKEYS]:
+    if snapshot.banned_pubkeys.size and author in snapshot.banned_pubkeys:
         return _AUTHOR_BANNED
-    if snapshot.rules.mode is Mode.CURATING:
+    if rules.mode is Mode.CURATING:
         return _refuse_in_curating(snapshot, event, standing)
-    if level >= Level.WRITE or standing.moderates or standing.is_peer:
+    if standing.moderates or standing.is_peer or _level_by_mode(snapshot, author) >= Level.WRITE:
         return None
-    if snapshot.rules.mode is Mode.MANAGED:
+    if rules.mode is Mode.MANAGED:
         return _NOT_ALLOWED
-    return None if snapshot.rules.throttles else _NOT_FOLLOWED
+    return None if rules.throttles else _NOT_FOLLOWED
 
 
 def _refuse_kind(snapshot: Snapshot, kind: int) -> Refusal | None:
@@ -187,12 +198,12 @@ def _kind_refused(kind: int) -> Refusal:
 
 
 def _refuse_in_curating(snapshot: Snapshot, event: EncodedEvent, standing: Standing) -> Refusal | None:
-    config, keys = snapshot.curating, snapshot.keys
+    config = snapshot.curating
     if config is None:
         return None if standing.moderates else _NOT_SET_UP
-    if event.pubkey in keys[ListName.BLACKLISTED_PUBKEYS]:
+    if event.pubkey in snapshot.blacklisted_pubkeys:
         return _AUTHOR_BANNED
-    if event.id in keys[ListName.SPAM_EVENTS]:
+    if event.id in snapshot.spam_events:
         return _SPAM
     return None if config.takes_kind(event.event.kind) else _kind_refused(event.event.kind)
 
@@ -206,22 +217,22 @@ def treatment_of(snapshot: Snapshot, event: EncodedEvent, standing: Standing) ->
             waits = snapshot.rules.throttles and level_of(snapshot, event.pubkey) < Level.WRITE
             return Treatment.THROTTLED if waits and not _is_lifted(snapshot, event, standing) else Treatment.FREE
         case Mode.CURATING:
-            trusted = event.pubkey in snapshot.keys[ListName.TRUSTED_PUBKEYS]
+            trusted = event.pubkey in snapshot.trusted_pubkeys
             is_free = trusted or level_of(snapshot, event.pubkey) >= Level.ADMIN
             return Treatment.FREE if is_free or _is_lifted(snapshot, event, standing) else Treatment.COUNTED
 
 
 def _is_lifted(snapshot: Snapshot, event: EncodedEvent, standing: Standing) -> bool:
     """Whether the event itself is allowed, or who brings it answers for it."""
-    return standing.moderates or standing.is_peer or event.id in snapshot.keys[ListName.ALLOWED_EVENTS]
+    return standing.moderates or standing.is_peer or event.id in snapshot.allowed_events
 
 
 def is_hidden(snapshot: Snapshot, event: EncodedEvent) -> bool:
     """Whether only owners and admins see an event: it is banned, or its author is."""
-    keys, rules = snapshot.keys, snapshot.rules
-    if event.id in keys[ListName.BANNED_EVENTS]:
+    rules = snapshot.rules
+    if event.id in snapshot.banned_events:
         return True
-    if rules.mode is Mode.CURATING and event.id in keys[ListName.SPAM_EVENTS]:
+    if rules.mode is Mode.CURATING and event.id in snapshot.spam_events:
         return True
     if not _is_banned(snapshot, event.pubkey):
         return False

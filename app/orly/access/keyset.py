@@ -1,12 +1,12 @@
 """A set of 32-byte keys that is small in memory and quick to ask: a list of a million banned keys takes 40 MB."""
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import compress, count, islice
+from operator import ge
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["KEY_BYTES", "KeySet"]
 
@@ -14,6 +14,12 @@ KEY_BYTES: Final = 32
 """A public key, or an event id."""
 
 _PREFIX_BYTES: Final = 8
+_BUCKET_SHIFT: Final = 52
+"""Where to look is narrowed down by the first 12 bits before the rest is searched."""
+
+_BUCKETS: Final = 1 << (64 - _BUCKET_SHIFT)
+_NO_STARTS: Final = [0] * (_BUCKETS + 1)
+_first_word: Final = int.from_bytes  # big-endian, unless it is told otherwise
 
 
 class KeySet:
@@ -22,21 +28,28 @@ class KeySet:
     Args:
         rows: Members, ascending and none twice, in one piece.
 
+    Attributes:
+        size: How many there are.
+
     Raises:
         ValueError: The rows are not that.
     """
 
-    __slots__ = ("_added", "_prefixes", "_removed", "_rows")
+    __slots__ = ("_added", "_prefixes", "_removed", "_rows", "_starts", "size")
 
     def __init__(self, rows: bytes = b"") -> None:
         if len(rows) % KEY_BYTES:
             raise ValueError(f"{len(rows)} bytes are no whole number of keys of {KEY_BYTES} bytes")
-        first_words = np.frombuffer(rows, dtype=">u8")[:: KEY_BYTES // _PREFIX_BYTES].astype(np.uint64)
-        _refuse_disorder(rows, first_words)
+        words = array("Q", rows)
+        if sys.byteorder == "little":
+            words.byteswap()
         self._rows = rows
-        self._prefixes = array("Q", first_words.tobytes())
+        self._prefixes = words[:: KEY_BYTES // _PREFIX_BYTES]
+        _refuse_disorder(rows, self._prefixes)
+        self._starts = _starts(self._prefixes)
         self._added: set[bytes] = set()
         self._removed: set[bytes] = set()
+        self.size = len(self._prefixes)
 
     @classmethod
     def of(cls, keys: Iterable[bytes]) -> "KeySet":
@@ -44,16 +57,17 @@ class KeySet:
         return cls(b"".join(sorted(set(keys))))
 
     def __contains__(self, key: bytes) -> bool:
-        if self._added and key in self._added:
+        if key in self._added:
             return True
-        return bool(self._rows) and self._is_in_rows(key) and key not in self._removed
+        return bool(self._prefixes) and self._is_in_rows(key) and key not in self._removed
 
     def _is_in_rows(self, key: bytes) -> bool:
-        prefixes, rows = self._prefixes, self._rows
-        prefix = int.from_bytes(key[:_PREFIX_BYTES], "big")
-        at = bisect_left(prefixes, prefix)
+        prefixes, starts = self._prefixes, self._starts
+        prefix = _first_word(key[:_PREFIX_BYTES])
+        bucket = prefix >> _BUCKET_SHIFT
+        at = bisect_left(prefixes, prefix, starts[bucket], starts[bucket + 1])
         while at < len(prefixes) and prefixes[at] == prefix:
-            if rows[at * KEY_BYTES : (at + 1) * KEY_BYTES] == key:
+            if self._rows[at * KEY_BYTES : (at + 1) * KEY_BYTES] == key:
                 return True
             at += 1
         return False
@@ -70,15 +84,20 @@ class KeySet:
             self._removed.discard(key)
         else:
             self._added.add(key)
+        self._count()
 
     def discard(self, key: bytes) -> None:
         """Take a key out; one that is not there is no error."""
         self._added.discard(key)
         if self._is_in_rows(key):
             self._removed.add(key)
+        self._count()
+
+    def _count(self) -> None:
+        self.size = len(self._prefixes) + len(self._added) - len(self._removed)
 
     def __len__(self) -> int:
-        return len(self._prefixes) + len(self._added) - len(self._removed)
+        return self.size
 
     def __iter__(self) -> Iterator[bytes]:
         """The keys in ascending order."""
@@ -92,6 +111,12 @@ class KeySet:
                 yield key
         yield from reversed(added)
 
+    def rows(self) -> bytes:
+        """All keys in one piece, ascending."""
+        if not self._added and not self._removed:
+            return self._rows
+        return b"".join(self)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeySet):
             return NotImplemented
@@ -100,8 +125,19 @@ class KeySet:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _refuse_disorder(rows: bytes, first_words: NDArray[np.uint64]) -> None:
-    for at in np.flatnonzero(first_words[:-1] >= first_words[1:]).tolist():
-        start = at * KEY_BYTES
+def _starts(prefixes: "array[int]") -> list[int]:
+    """Where each bucket begins, and where the last ends."""
+    if not prefixes:
+        return _NO_STARTS
+    starts, at = [0], 0
+    for bucket in range(1, _BUCKETS):
+        at = bisect_left(prefixes, bucket << _BUCKET_SHIFT, at)
+        starts.append(at)
+    return [*starts, len(prefixes)]
+
+
+def _refuse_disorder(rows: bytes, prefixes: "array[int]") -> None:
+    suspects = compress(count(), map(ge, prefixes, islice(prefixes, 1, None)))
+    for start in (at * KEY_BYTES for at in suspects):
         if rows[start : start + KEY_BYTES] >= rows[start + KEY_BYTES : start + 2 * KEY_BYTES]:
             raise ValueError("the keys are not in ascending order, or one is there twice")

@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 
+from orly.access.control import AccessControl
 from orly.intake.verify import Verifier
 from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
@@ -13,7 +14,9 @@ from orly.sync.negentropy.sessions import LocalSets, keeper_from_settings
 __all__ = ["local_sets"]
 
 
-async def local_sets(settings: Settings, store: EventStore, stack: AsyncExitStack, *, syncs: bool) -> LocalSets:
+async def local_sets(
+    settings: Settings, store: EventStore, stack: AsyncExitStack, *, syncs: bool, access: AccessControl | None = None
+) -> LocalSets:
     """The sets of this process's own store; with `syncs`, peers are synced with from now on.
 
     Raises:
@@ -29,7 +32,7 @@ async def local_sets(settings: Settings, store: EventStore, stack: AsyncExitStac
 
         verifier = Verifier(share=has_second_core())
         stack.callback(verifier.close)
-        manager = make_manager(settings, store, keeper, verifier)
+        manager = make_manager(settings, store, keeper, verifier, access)
         stack.push_async_callback(manager.close)
         try:
             await manager.open()

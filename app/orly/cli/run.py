@@ -14,9 +14,11 @@ from orly.relay.relay import run_relay
 from orly.relay.server import ServeError
 from orly.services import RELAY
 from orly.settings import Loaded, Settings
+from orly.settings_access import acl_server
 from orly.settings_sync import negentropy_server
 
 if TYPE_CHECKING:
+    from orly.access.control import AccessControl
     from orly.reconciling import SetServer
 
 __all__ = ["process_name", "run"]
@@ -49,19 +51,38 @@ async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Even
         log.info("%s", opened.where)
         _warn_of_unknown_url(settings)
         async with AsyncExitStack() as stack:
+            access = await _access(settings, opened, stack, stop)
+            if access is None:
+                return
             await run_relay(
                 settings,
                 opened.store,
                 stop=stop,
                 on_listening=_announce,
                 store_health=opened.health,
-                sets=await _reconciling(settings, opened, stack),
+                sets=await _reconciling(settings, opened, stack, access),
+                access=access,
             )
     finally:
         await opened.close()
 
 
-async def _reconciling(settings: Settings, opened: OpenedStore, stack: AsyncExitStack) -> "SetServer | None":
+async def _access(
+    settings: Settings, opened: OpenedStore, stack: AsyncExitStack, stop: asyncio.Event
+) -> "AccessControl | None":
+    """Who knows what may be done; None if we were told to stop before that was there."""
+    if (server := acl_server(settings)) is None:
+        from orly.cli.local_access import local_access
+
+        return await local_access(settings, opened.store, stack)
+    from orly.cli.remote_access import remote_access  # what gRPC needs is for those who use it
+
+    return await remote_access(settings, server, stack, stop=stop)
+
+
+async def _reconciling(
+    settings: Settings, opened: OpenedStore, stack: AsyncExitStack, access: "AccessControl"
+) -> "SetServer | None":
     """Who reconciles for clients, if anybody does; and the syncing with peers, where that is this process's."""
     is_alone = settings.db_type != "grpc"
     if (server := negentropy_server(settings)) is not None:
@@ -80,7 +101,7 @@ async def _reconciling(settings: Settings, opened: OpenedStore, stack: AsyncExit
         return None
     from orly.cli.local_sets import local_sets  # the sets need numpy, which takes 15 MB
 
-    sets = await local_sets(settings, opened.store, stack, syncs=syncs)
+    sets = await local_sets(settings, opened.store, stack, syncs=syncs, access=access)
     return sets if settings.negentropy_enabled else None
 
 

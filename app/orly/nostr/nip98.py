@@ -143,12 +143,12 @@ class UsedEvents:
     def __len__(self) -> int:
         return len(self._until_s)
 
-    def use(self, event: EncodedEvent, now_s: int) -> bool:
+    def use(self, event_id: bytes, now_s: int) -> bool:
         """Note that a valid event is used; False if it was used before, or if too many are remembered."""
         while self._until_s and next(iter(self._until_s.values())) < now_s:
             self._until_s.popitem(last=False)
-        if event.id in self._until_s or len(self._until_s) >= self._most:
+        if event_id in self._until_s or len(self._until_s) >= self._most:
             return False
         # Whatever its created_at, it is too old by then. All are kept equally long, so that the oldest leave first.
-        self._until_s[event.id] = now_s + 2 * WINDOW_S
+        self._until_s[event_id] = now_s + 2 * WINDOW_S
         return True

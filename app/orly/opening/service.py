@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from orly.opening.store import OpenedStore
+from orly.opening.waiting import came
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError
-from orly.rpc.channel import AccessRefusedError, NotReadyError, ServiceChannel, channel_from_settings, wait_ready
+from orly.rpc.channel import ServiceChannel, channel_from_settings
 from orly.rpc.credentials import CredentialsError
 from orly.services import DB
 from orly.settings import Settings
@@ -40,7 +41,8 @@ async def open_service(settings: Settings, *, stop: asyncio.Event) -> OpenedStor
         raise ServiceError(ExitCode.SETTINGS, str(error)) from error
     async with AsyncExitStack() as stack:
         stack.push_async_callback(channel.close)
-        if not await _came(channel, settings.launcher_db_ready_timeout_s, stop):
+        timeout_s = settings.launcher_db_ready_timeout_s
+        if not await came(channel, service=SERVICE, program=DB.name, timeout_s=timeout_s, stop=stop):
             return None
         opened = await (_open_split if settings.db_direct_read else _open_remote)(channel, settings)
         stack.pop_all()  # the store closes the channel
@@ -65,32 +67,6 @@ def _opened(store: EventStore, remote: RemoteStore, where: str) -> OpenedStore:
             log.warning("%s does not answer: events without an answer may or may not be stored", DB.name)
 
     return OpenedStore(store=store, where=where, health=health, close=close)
-
-
-async def _came(channel: ServiceChannel, timeout_s: float, stop: asyncio.Event) -> bool:
-    """Whether the service can work; False if we were told to stop before that.
-
-    Raises:
-        ServiceError: It never could, or does not let us in.
-    """
-    log.info("waiting for %s at %s", DB.name, channel.target)
-    coming = asyncio.create_task(wait_ready(channel, service=SERVICE, timeout_s=timeout_s, program=DB.name))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([coming, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if not coming.done():
-            return False
-        coming.result()
-    except AccessRefusedError as error:
-        raise ServiceError(ExitCode.SETTINGS, str(error)) from error
-    except NotReadyError as error:
-        text = f"waited {timeout_s:g} s for {DB.name} at {channel.target}: {error.last}"
-        raise ServiceError(ExitCode.UNAVAILABLE, text) from error
-    finally:
-        for task in (coming, stopped):
-            task.cancel()
-        await asyncio.gather(coming, stopped, return_exceptions=True)
-    return True
 
 
 async def _open_split(channel: ServiceChannel, settings: Settings) -> OpenedStore:

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
+from orly.access.control import AccessControl
 from orly.nostr.message import RequestLimits
 from orly.reconciling import SetServer
 from orly.relay.ingest import Ingest
 from orly.relay.live import LiveFeed
+from orly.relay.rates import Rates
 from orly.store.base import EventStore
 
-__all__ = ["SessionContext", "SessionRules"]
+__all__ = ["Revisable", "SessionContext", "SessionRules"]
 
 _LARGEST_FILTERS: Final = 20
 
@@ -64,12 +66,22 @@ class SessionRules:
         return _LARGEST_FILTERS * self.request_limits.filter_limits.max_values
 
 
+class Revisable(Protocol):
+    """What must look again at what it may do when the lists have changed."""
+
+    def revise(self) -> None:
+        """Look again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionContext:
     """What all sessions of a process share; the clocks are Unix seconds and steady seconds.
 
     Attributes:
         sets: Who reconciles (NIP-77); None if that is not offered.
+        access: Knows who may do what; None = everybody everything.
+        sessions: Those that are open.
+        rates: How much anybody may do; None = there are no limits.
     """
 
     rules: SessionRules
@@ -80,3 +92,6 @@ class SessionContext:
     now_s: Callable[[], int]
     monotonic_s: Callable[[], float]
     sets: SetServer | None = None
+    access: AccessControl | None = None
+    rates: Rates | None = None
+    sessions: set["Revisable"] = field(default_factory=set)

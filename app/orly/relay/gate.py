@@ -6,6 +6,9 @@ from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TypeAlias
 
+from orly import clock
+from orly.token_bucket import KeyedBuckets
+
 __all__ = ["Address", "Caller", "Gate", "GateRules", "Network", "Refusal", "identify", "parse_address"]
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -23,6 +26,7 @@ class GateRules:
     whitelist: tuple[Network, ...] = ()
     blacklist: tuple[Network, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
+    connections_per_ip_per_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +119,12 @@ class Gate:
     address, because a proxy that is not declared as trusted makes every client look like loopback.
     """
 
-    __slots__ = ("_per_ip", "rules", "total")
+    __slots__ = ("_monotonic_s", "_per_ip", "_rates", "rules", "total")
 
-    def __init__(self, rules: GateRules) -> None:
+    def __init__(self, rules: GateRules, monotonic_s: Callable[[], float] = clock.monotonic_s) -> None:
         self.rules = rules
+        self._monotonic_s = monotonic_s
+        self._rates = KeyedBuckets(rules.connections_per_ip_per_minute)
         self.total = 0
         self._per_ip: dict[Address, int] = {}
 
@@ -152,6 +158,11 @@ class Gate:
             return Refusal(
                 status=HTTPStatus.TOO_MANY_REQUESTS,
                 reason=f"too many connections from your address: {rules.max_connections_per_ip} at most",
+            )
+        if self.is_counted(address) and not self._rates.take(key, self._monotonic_s()):
+            return Refusal(
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                reason=f"too many new connections from your address: {rules.connections_per_ip_per_minute} a minute",
             )
         self.total += 1
         self._per_ip[key] = held + 1

@@ -21,8 +21,8 @@ __all__ = ["create_app", "create_health_app", "wants_info"]
 _INFO_TYPE: Final = "application/nostr+json"
 _CORS: Final = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "*",
-    "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST, OPTIONS",
 }
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": landing.CONTENT_SECURITY_POLICY,
@@ -113,7 +113,12 @@ def _app(routes: Sequence[Route]) -> Starlette:
 
 
 def create_app(
-    *, info: Callable[[], bytes], health: Callable[[], str | None], gate: Gate, relay_url: str = ""
+    *,
+    info: Callable[[], bytes],
+    health: Callable[[], str | None],
+    gate: Gate,
+    relay_url: str = "",
+    others: Sequence[Route] = (),
 ) -> Starlette:
     """The pages served on the relay's own port.
 
@@ -122,6 +127,7 @@ def create_app(
         health: None when the relay serves, else why it does not.
         gate: Knows which proxies may speak for a client.
         relay_url: Public address to show; empty to show the one the browser used.
+        others: Further pages.
     """
     pages = _Pages(info, health, gate, relay_url)
     return _app(
@@ -129,6 +135,7 @@ def create_app(
             Route("/", pages.home, methods=_METHODS),
             Route("/health", pages.health),
             Route("/healthz", pages.health),
+            *others,
         ]
     )
 

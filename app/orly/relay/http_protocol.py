@@ -8,6 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from orly.relay.gate import Address, Gate, parse_address
+from orly.relay.http_endpoint import PATIENCE
 
 __all__ = ["MAX_HEAD_BYTES", "HttpProtocol", "http_class"]
 
@@ -69,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._reads_head = True
         self._head_bytes = 0
         super().on_message_begin()
+        self.scope["extensions"] = {PATIENCE: self._be_patient}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         """Called by the parser at the end of a request head."""
@@ -91,6 +93,15 @@ class HttpProtocol(HttpToolsProtocol):
         # It holds this object, which holds the socket: a circle that only the garbage collector would open, long
         # after the client has gone, with everything that still waited in the socket.
         self.parser = None  # type: ignore[assignment]
+
+    def _be_patient(self, is_patient: bool) -> None:
+        """Called by who answers, and watches the client itself: no deadline holds until the answer is over."""
+        if not is_patient:
+            if self._deadline is None and self._address is not None:
+                self._restart_deadline()
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _restart_deadline(self) -> None:
         if self._deadline is not None:

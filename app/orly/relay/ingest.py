@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Final, Protocol
 
+from orly.access.decide import Treatment
 from orly.intake.policy import WritePolicy
 from orly.intake.verdict import BAD_SIGNATURE, verdict_of
 from orly.intake.verify import Verifier
@@ -14,6 +15,9 @@ from orly.nostr.event import EncodedEvent, EventError, decode_event
 from orly.nostr.kinds import is_ephemeral
 from orly.nostr.message import notice_text, ok_text
 from orly.nostr.reason import Prefix, Refusal
+from orly.relay.rates import Rates
+from orly.relay.stranger_limits import StrangerLimits
+from orly.relay.visitor import Visitor
 from orly.store.base import EventStore, SaveResult, SaveStatus, StoreError
 
 __all__ = ["Ingest", "Publisher", "ok_for"]
@@ -50,6 +54,10 @@ class Publisher(Protocol):
     def challenge(self) -> None:
         """Ask it to authenticate (NIP-42)."""
 
+    @property
+    def visitor(self) -> Visitor:
+        """What it may do."""
+
 
 def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
     """The OK message for what the store said."""
@@ -60,18 +68,23 @@ def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
 
 
 _DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
+_TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
+_LATER: Final = b""
+"""Stands for the answer to an event that waits, and gets its answer then."""
 
 
 class _Batch:
     """Events of many publishers with the answers they have so far."""
 
-    __slots__ = ("answers", "events", "is_complete", "n_bytes", "publishers", "slots")
+    __slots__ = ("answers", "counted", "events", "is_complete", "n_bytes", "publishers", "slots", "waited")
 
     def __init__(self, size: int) -> None:
         self.publishers: list[Publisher] = []
         self.answers: list[bytes | None] = [None] * size
         self.events: list[EncodedEvent] = []
         self.slots: list[int] = []
+        self.waited: set[int] = set()
+        self.counted: set[int] = set()
         self.is_complete = False
         self.n_bytes = 0
 
@@ -93,6 +106,8 @@ class Ingest:
         loop: asyncio.AbstractEventLoop,
         share_verification: bool,
         store_health: Callable[[], str | None] = lambda: None,
+        limits: StrangerLimits | None = None,
+        rates: Rates | None = None,
     ) -> None:
         """Must be made on the event loop that uses it.
 
@@ -103,14 +118,19 @@ class Ingest:
             loop: The event loop.
             share_verification: See `Verifier`.
             store_health: None while the store can be written to, else why not.
+            limits: On those who may publish only so much; None = nobody is limited.
+            rates: How many events of an author are taken; None = any number.
         """
         self._store = store
+        self._limits = limits
+        self._rates = rates if rates is not None and rates.limit_authors else None
         self._policy = policy
         self._now_s = now_s
         self._loop = loop
         self._store_health = store_health
         self._verifier = Verifier(share=share_verification)
-        self._queue: deque[tuple[Publisher, bytes]] = deque()
+        self._queue: deque[tuple[Publisher, bytes, bool]] = deque()
+        self._waiting: dict[object, tuple[asyncio.TimerHandle, Publisher, bytes]] = {}
         self._waiting_bytes = 0
         self._saves: set[asyncio.Task[None]] = set()
         self._unanswered: deque[_Batch] = deque()
@@ -129,7 +149,10 @@ class Ingest:
 
     def submit(self, publisher: Publisher, raw: bytes) -> None:
         """Take one event, as it came; the publisher is answered later."""
-        self._queue.append((publisher, raw))
+        self._enqueue(publisher, raw, has_waited=False)
+
+    def _enqueue(self, publisher: Publisher, raw: bytes, *, has_waited: bool) -> None:
+        self._queue.append((publisher, raw, has_waited))
         self._waiting_bytes += len(raw)
         if not self._scheduled and len(self._saves) < MAX_SAVES:
             self._schedule()
@@ -137,8 +160,12 @@ class Ingest:
     async def drain(self) -> None:
         """Refuse what comes from now on, and return when everything that came before is answered."""
         self._still_taken = len(self._queue)
+        for key in tuple(self._waiting):
+            self._has_waited(key)
         await self._idle.wait()
         self._verifier.close()
+        if self._limits is not None:
+            await self._limits.close()
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -156,6 +183,8 @@ class Ingest:
             self._drop_known(batch)
             self._drop_unsigned(batch)
             self._drop_echoes(batch)
+            self._limit_authors(batch)
+            self._limit_strangers(batch)
         self._unanswered.append(batch)
         if batch.events:
             save = self._loop.create_task(self._save(batch))
@@ -169,7 +198,7 @@ class Ingest:
         if self._queue:
             if not self._scheduled and len(self._saves) < MAX_SAVES:
                 self._schedule()
-        elif not self._saves and not self._scheduled:
+        elif not self._saves and not self._scheduled and not self._waiting:
             self._idle.set()
 
     def _saved(self, batch: _Batch, save: asyncio.Task[None]) -> None:
@@ -187,8 +216,10 @@ class Ingest:
         batch = _Batch(size)
         now_s = self._now_s()
         for slot in range(size):
-            publisher, raw = self._queue.popleft()
+            publisher, raw, has_waited = self._queue.popleft()
             batch.publishers.append(publisher)
+            if has_waited:
+                batch.waited.add(slot)
             batch.n_bytes += len(raw)
             if self._still_taken is not None:
                 self._still_taken -= 1
@@ -197,7 +228,7 @@ class Ingest:
             except EventError as error:
                 batch.answers[slot] = _unreadable(error)
                 continue
-            refusal = self._refuse(event, publisher, now_s)
+            refusal = self._refuse(event, publisher, now_s, has_waited=has_waited)
             if refusal is None:
                 batch.events.append(event)
                 batch.slots.append(slot)
@@ -205,13 +236,15 @@ class Ingest:
                 batch.answers[slot] = ok_text(event.event.id, refusal)
         return batch
 
-    def _refuse(self, event: EncodedEvent, publisher: Publisher, now_s: int) -> Refusal | None:
+    def _refuse(self, event: EncodedEvent, publisher: Publisher, now_s: int, *, has_waited: bool) -> Refusal | None:
         if self._still_taken is not None and self._still_taken < 0:
             return Refusal(Prefix.ERROR, "the relay is stopping")
-        if not publisher.may_publish():
+        if not has_waited and not publisher.may_publish():
             return Refusal(Prefix.RATE_LIMITED, "too many events on this connection, slow down")
         refusal = self._policy.check(event, now_s=now_s, authenticated=publisher.authenticated)
-        if refusal is not None and refusal.prefix is Prefix.AUTH_REQUIRED:
+        if refusal is None:
+            return publisher.visitor.refuse_write(event)
+        if refusal.prefix is Prefix.AUTH_REQUIRED:
             publisher.challenge()
         return refusal
 
@@ -251,6 +284,64 @@ class Ingest:
                 if not new:
                     batch.answers[slot] = ok_for(event, _DUPLICATE)
             batch.keep(fresh)
+
+    def _limit_authors(self, batch: _Batch) -> None:
+        """Refuse events of authors who publish too much; nobody else can use up what they may."""
+        rates = self._rates
+        if rates is None:
+            return
+        kept = [
+            slot in batch.waited
+            or batch.publishers[slot].visitor.standing.moderates
+            or rates.take_event_of(event.pubkey)
+            for slot, event in zip(batch.slots, batch.events, strict=True)
+        ]
+        if not all(kept):
+            for is_kept, slot, event in zip(kept, batch.slots, batch.events, strict=True):
+                if not is_kept:
+                    batch.answers[slot] = ok_text(event.event.id, _TOO_MANY_OF_AUTHOR)
+            batch.keep(kept)
+
+    def _limit_strangers(self, batch: _Batch) -> None:
+        """Have events wait, or refuse them, whose authors may publish only so much; their signatures are valid."""
+        if self._limits is None or not self._limits.are_on:
+            return
+        kept = []
+        for slot, event in zip(batch.slots, batch.events, strict=True):
+            visitor = batch.publishers[slot].visitor
+            match visitor.treatment(event):
+                case Treatment.FREE:
+                    kept.append(True)
+                case Treatment.COUNTED:
+                    refusal = self._limits.take(event, visitor.address)
+                    if refusal is None:
+                        batch.counted.add(slot)
+                    else:
+                        batch.answers[slot] = ok_text(event.event.id, refusal)
+                    kept.append(refusal is None)
+                case Treatment.THROTTLED:
+                    kept.append(slot in batch.waited)
+                    if slot not in batch.waited:
+                        self._wait(batch, slot, event, self._limits.delay_s(event, visitor.address))
+        if not all(kept):
+            batch.keep(kept)
+
+    def _wait(self, batch: _Batch, slot: int, event: EncodedEvent, delay_s: float) -> None:
+        """Take an event again after a time; nobody else waits for it."""
+        batch.answers[slot] = _LATER
+        key = object()
+        self._waiting[key] = (
+            self._loop.call_later(delay_s, self._has_waited, key),
+            batch.publishers[slot],
+            event.raw,
+        )
+        self._waiting_bytes += len(event.raw)
+
+    def _has_waited(self, key: object) -> None:
+        handle, publisher, raw = self._waiting.pop(key)
+        handle.cancel()
+        self._waiting_bytes -= len(raw)
+        self._enqueue(publisher, raw, has_waited=True)
 
     def told_ephemeral(self, events: Sequence[EncodedEvent]) -> None:
         """Remember what was delivered, also by other processes."""
@@ -293,6 +384,9 @@ class Ingest:
                     log.error("%d events that wait behind them fail as well", self._hopeless)
         for slot, event, result in zip(batch.slots, batch.events, results, strict=True):
             batch.answers[slot] = ok_for(event, result)
+            if slot in batch.counted and self._limits is not None:
+                is_stored = result.status in (SaveStatus.STORED, SaveStatus.DELIVERED)
+                self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=is_stored)
             if is_ephemeral(event.event.kind) and result.status is not SaveStatus.DELIVERED:
                 self._ephemeral_ids.pop(event.id, None)
 
@@ -307,6 +401,8 @@ class Ingest:
         by_publisher: dict[int, tuple[Publisher, list[bytes]]] = {}
         for publisher, answer in zip(batch.publishers, batch.answers, strict=True):
             assert answer is not None
+            if answer is _LATER:
+                continue
             by_publisher.setdefault(id(publisher), (publisher, []))[1].append(answer)
         for publisher, answers in by_publisher.values():
             publisher.answered(answers, len(answers))

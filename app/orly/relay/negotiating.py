@@ -101,6 +101,11 @@ class Negotiating:
         self.close(sub_id)
         self._peer.send(neg_err_text(sub_id, reason, max_items))
 
+    def refuse_all(self, reason: str) -> None:
+        """End all that are open, and say why."""
+        for sub_id in tuple(self._exchanges):
+            self.refuse(sub_id, reason)
+
     def writable(self) -> None:
         """Go on with the answers that were held back."""
         self._has_room.set()

@@ -49,6 +49,7 @@ def options_from_settings(settings: Settings) -> ServerOptions:
             whitelist=settings.ip_whitelist,
             blacklist=settings.ip_blacklist,
             trusted_proxies=settings.trusted_proxies,
+            connections_per_ip_per_minute=settings.connections_per_ip_per_minute,
         ),
         limits=ConnectionLimits(
             max_message_bytes=settings.max_message_bytes,

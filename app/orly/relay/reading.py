@@ -52,14 +52,14 @@ class Reading:
         self._loading: set[Subscription] = set()
         self._load_scheduled = False
         self._counts: set[asyncio.Task[None]] = set()
-        self.let_see(frozenset())
+        self.let_see(frozenset(), sees_hidden=False)
 
-    def let_see(self, keys: frozenset[str]) -> None:
-        """Show what these keys (hex) may read, from now on."""
+    def let_see(self, keys: frozenset[str], *, sees_hidden: bool) -> None:
+        """Show what these keys (hex) may read, from now on, and what is hidden from others or not."""
         rules = self._context.rules
         sees_all = rules.privileged_open or not keys.isdisjoint(rules.full_sync_pubkeys)
         private = frozenset() if sees_all else PRIVATE_KINDS
-        self.scope = ReadScope(private_kinds=private, readers=keys)
+        self.scope = ReadScope(private_kinds=private, readers=keys, sees_hidden=sees_hidden)
 
     @property
     def is_idle(self) -> bool:
@@ -127,6 +127,14 @@ class Reading:
             self._waiting.remove(subscription)
         subscription.cancel()
         self.loaded(subscription)
+
+    def refuse_all(self, refusal: Refusal) -> None:
+        """End every subscription, and say why; counts under way as well."""
+        for sub_id in tuple(self._subscriptions):
+            self.close(sub_id)
+            self.peer.send(closed_text(sub_id, refusal))
+        for task in self._counts:
+            task.cancel()
 
     def loaded(self, subscription: Subscription) -> None:
         """A stored answer is over: the next may begin."""

@@ -2,23 +2,31 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from starlette.routing import Route
+
 from orly import __version__, clock
+from orly.access.control import AccessControl
 from orly.intake.policy import policy_from_settings
 from orly.nostr.filter import FilterLimits
 from orly.nostr.message import RequestLimits
 from orly.process.cores import has_second_core
 from orly.reconciling import SetServer
 from orly.relay import info
+from orly.relay.api import Vitals, api_routes
 from orly.relay.connection import Connection
 from orly.relay.context import SessionContext, SessionRules
+from orly.relay.gate import Gate
 from orly.relay.ingest import Ingest
 from orly.relay.live import LiveFeed
+from orly.relay.rates import Rates
+from orly.relay.revising import Revising
 from orly.relay.server import serve
 from orly.relay.session import RelaySession
+from orly.relay.stranger_limits import StrangerLimits
 from orly.store.base import EventStore
 
 if TYPE_CHECKING:
@@ -64,6 +72,7 @@ def make_context(
     *,
     store_health: Callable[[], str | None] = lambda: None,
     sets: SetServer | None = None,
+    access: AccessControl | None = None,
     now_s: Callable[[], int] = clock.now_s,
     monotonic_s: Callable[[], float] = clock.monotonic_s,
 ) -> SessionContext:
@@ -74,10 +83,12 @@ def make_context(
         store: Where events go.
         store_health: None while the store can be written to, else why not.
         sets: Who reconciles with clients (NIP-77); None = that is not offered.
+        access: Knows who may do what; None = everybody everything.
         now_s: Unix time.
         monotonic_s: Steady seconds.
     """
     loop = asyncio.get_running_loop()
+    rates = Rates.from_settings(settings, monotonic_s)
     ingest = Ingest(
         store,
         policy_from_settings(settings),
@@ -85,6 +96,8 @@ def make_context(
         loop=loop,
         share_verification=has_second_core(_processes(settings)),
         store_health=store_health,
+        rates=rates,
+        limits=None if access is None else StrangerLimits(access, loop, monotonic_s),
     )
     return SessionContext(
         rules=_rules(settings),
@@ -95,6 +108,28 @@ def make_context(
         now_s=now_s,
         monotonic_s=monotonic_s,
         sets=sets,
+        access=access,
+        rates=rates,
+    )
+
+
+def _api(settings: "Settings", shared: SessionContext, gate: Gate) -> Sequence[Route]:
+    """The HTTP API, where there is access control."""
+    if shared.access is None:
+        return ()
+    started_s = shared.monotonic_s()
+    return api_routes(
+        access=shared.access,
+        store=shared.store,
+        gate=gate,
+        policy=policy_from_settings(settings),
+        vitals=Vitals(
+            uptime_s=lambda: shared.monotonic_s() - started_s,
+            connections=lambda: gate.total,
+            subscriptions=lambda: len(shared.live.index),
+        ),
+        now_s=shared.now_s,
+        relay_url=settings.relay_url,
     )
 
 
@@ -107,6 +142,7 @@ async def run_relay(
     store_health: Callable[[], str | None] = lambda: None,
     context: SessionContext | None = None,
     sets: SetServer | None = None,
+    access: AccessControl | None = None,
 ) -> None:
     """Serve clients until `stop` is set; the store stays open.
 
@@ -118,30 +154,34 @@ async def run_relay(
         store_health: None while the store can be written to, else why not; `/health` shows it.
         context: From `make_context` for the same settings and store; made here if it is None.
         sets: See `make_context`; plays no part beside a context.
+        access: Likewise.
 
     Raises:
         ServeError: The relay cannot listen.
         StoreError: The store's feed broke; the process should end and be started again.
     """
-    shared = make_context(settings, store, store_health=store_health, sets=sets) if context is None else context
-    document = info.document(settings, __version__, has_negentropy=shared.sets is not None)
+    shared = context or make_context(settings, store, store_health=store_health, sets=sets, access=access)
+    document = info.Document(settings, __version__, has_negentropy=shared.sets is not None, access=shared.access)
 
     def make_session(connection: Connection) -> RelaySession:
         return RelaySession(connection, shared)
 
+    revising = Revising(shared)
     feed = asyncio.create_task(shared.live.run())
     feed.add_done_callback(lambda _: stop.set())
     try:
         await serve(
             settings,
             make_session,
-            info=lambda: document,
+            info=document,
             health=lambda: "the event feed has ended" if feed.done() else store_health(),
             drain=shared.ingest.drain,
             on_listening=on_listening,
             stop=stop,
+            routes=lambda gate: _api(settings, shared, gate),
         )
     finally:
+        revising.close()
         feed.cancel()
         with suppress(asyncio.CancelledError):
             await feed

@@ -6,12 +6,13 @@ import ipaddress
 import logging
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from orly import clock
 from orly.relay.connection import Connection, Session, connection_class
@@ -158,6 +159,11 @@ def _config(app: Starlette, http: type[asyncio.Protocol], ws: type[asyncio.Proto
     )
 
 
+def _no_routes(gate: Gate) -> Sequence[Route]:
+    del gate
+    return ()
+
+
 async def serve(
     settings: Settings,
     make_session: Callable[[Connection], Session],
@@ -167,6 +173,7 @@ async def serve(
     drain: Callable[[], Awaitable[None]],
     on_listening: Callable[[str], None],
     stop: asyncio.Event,
+    routes: Callable[[Gate], Sequence[Route]] = _no_routes,
 ) -> None:
     """Serves until `stop` is set, then stops in order and returns; see `run`."""
     await run(
@@ -177,6 +184,7 @@ async def serve(
         drain=drain,
         on_listening=on_listening,
         stop=stop,
+        routes=routes,
     )
 
 
@@ -189,6 +197,7 @@ async def run(
     drain: Callable[[], Awaitable[None]],
     on_listening: Callable[[str], None],
     stop: asyncio.Event,
+    routes: Callable[[Gate], Sequence[Route]] = _no_routes,
     monotonic_s: Callable[[], float] = clock.monotonic_s,
     tick_s: float = 1.0,
 ) -> None:
@@ -205,6 +214,7 @@ async def run(
         drain: Finishes the writes under way and has their answers sent.
         on_listening: Gets the WebSocket URL once clients can connect.
         stop: Set by the caller's signal handlers.
+        routes: HTTP pages beside the relay's own, made with what knows which proxies may speak for a client.
         monotonic_s: Clock of the keep-alive.
         tick_s: Seconds between keep-alive checks.
 
@@ -235,7 +245,7 @@ async def run(
     )
     http = http_class(plain_sockets, options.handshake_timeout_s)
     url = f"ws://{_host_port(options.listen, listener.getsockname()[1])}"
-    app = create_app(info=info, health=current_health, gate=gate, relay_url=options.relay_url)
+    app = create_app(info=info, health=current_health, gate=gate, relay_url=options.relay_url, others=routes(gate))
     server = _Server(_config(app, http, connection_class(hub)), lambda: on_listening(url))
     running = {server: listener}
     if health_listener is not None:

@@ -31,7 +31,9 @@ from orly.nostr.signing import verify_event
 from orly.relay.context import SessionContext, SessionRules
 from orly.relay.negotiating import Negotiating
 from orly.relay.peer import Peer
+from orly.relay.rates import rate_key
 from orly.relay.reading import Reading
+from orly.relay.visitor import Visitor
 from orly.token_bucket import TokenBucket
 
 __all__ = ["RelaySession", "SessionContext", "SessionRules"]
@@ -55,6 +57,8 @@ MAX_KEYS: Final = 64
 """Keys that one connection may prove."""
 
 
+_TOO_MANY_REQUESTS: Final = Refusal(Prefix.RATE_LIMITED, "too many requests, slow down")
+_TOO_MANY_AUTHS: Final = Refusal(Prefix.RATE_LIMITED, "too many attempts to authenticate from your address, slow down")
 _NOT_OFFERED: Final = Refusal(Prefix.BLOCKED, "negentropy is not offered by this relay")
 
 
@@ -69,6 +73,7 @@ class RelaySession:
         "_context",
         "_is_reading",
         "_negotiating",
+        "_place",
         "_reading",
         "_rules",
         "_turn_scheduled",
@@ -76,12 +81,15 @@ class RelaySession:
         "_unreadable",
         "authenticated",
         "peer",
+        "visitor",
     )
 
     def __init__(self, peer: Peer, context: SessionContext) -> None:
         rules = context.rules
         self.peer = peer
         self.authenticated: frozenset[str] = frozenset()
+        self.visitor = Visitor(context.access, peer.remote_ip)
+        self._place = rate_key(peer.remote_ip)
         self._context = context
         self._rules = rules
         self._reading = Reading(peer, context)
@@ -94,6 +102,7 @@ class RelaySession:
         self._is_reading = True
         self._turn_scheduled = False
         self._closed = False
+        context.sessions.add(self)
         if rules.auth_on_connect or rules.auth_required:
             self.challenge()
 
@@ -114,10 +123,23 @@ class RelaySession:
     def closed(self) -> None:
         """The connection is gone."""
         self._closed = True
+        self._context.sessions.discard(self)
         self._backlog.clear()
         self._reading.end()
         if self._negotiating is not None:
             self._negotiating.end()
+
+    def revise(self) -> None:
+        """The lists have changed: show more or less from now on, or end what is open."""
+        self._let_see()
+        refusal = self.visitor.refuse_read()
+        if refusal is not None:
+            self._reading.refuse_all(refusal)
+            if self._negotiating is not None:
+                self._negotiating.refuse_all(str(refusal))
+
+    def _let_see(self) -> None:
+        self._reading.let_see(self.authenticated, sees_hidden=self.visitor.standing.moderates)
 
     @property
     def is_idle(self) -> bool:
@@ -257,7 +279,16 @@ class RelaySession:
         self.peer.send(neg_err_text(sub_id, str(refusal)))
 
     def _refuse_request(self, filters: tuple[Filter, ...]) -> Refusal | None:
-        """Whether reading needs a key that the client has not proven."""
+        """Whether the client may not read, or needs a key for it that it has not proven."""
+        refusal = self.visitor.refuse_read()
+        if refusal is not None:
+            if refusal.prefix is Prefix.AUTH_REQUIRED:
+                self.challenge()
+            return refusal
+        rates = self._context.rates
+        is_limited = rates is not None and not self.visitor.standing.moderates
+        if is_limited and rates is not None and not rates.take_request(self._place, self.authenticated):
+            return _TOO_MANY_REQUESTS
         if self.authenticated:
             return None
         if self._rules.auth_required and not self._is_remote_signing(filters):
@@ -293,6 +324,10 @@ class RelaySession:
             answer = notice_text(str(refusal)) if error.event_id is None else ok_text(error.event_id, refusal)
             self.peer.send(answer)
             return
+        rates = self._context.rates
+        if rates is not None and not rates.take_auth(self._place):
+            self.peer.send(ok_text(event.event.id, _TOO_MANY_AUTHS))
+            return
         problem = check_auth(
             event.event,
             challenge=self._challenge,
@@ -310,11 +345,16 @@ class RelaySession:
             self.peer.send(ok_text(event.event.id, Refusal(Prefix.INVALID, problem)))
             return
         self.authenticated |= {event.event.pubkey}
-        self._reading.let_see(self.authenticated)
+        self.visitor.has_proven(self.authenticated)
+        self._let_see()
         self.peer.send(ok_text(event.event.id))
 
     def may_publish(self) -> bool:
         """Take a token for one event."""
+        rates = self._context.rates
+        is_limited = rates is not None and not self.visitor.standing.moderates
+        if is_limited and rates is not None and not rates.take_event_from(self._place):
+            return False
         now_s = self._context.monotonic_s()
         if self._bucket is None:
             self._bucket = TokenBucket(self._rules.max_events_per_second, self._rules.max_events_burst, now_s)

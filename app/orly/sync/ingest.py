@@ -7,6 +7,8 @@ from typing import Final, assert_never
 
 from msgspec import structs
 
+from orly.access.control import AccessControl
+from orly.access.decide import ANYBODY, NO_SNAPSHOT, refuse_write
 from orly.intake.policy import WritePolicy
 from orly.intake.verdict import BAD_SIGNATURE
 from orly.intake.verify import Verifier
@@ -60,8 +62,24 @@ class Door:
     What is stored reaches live subscribers by the feed of the store.
     """
 
-    def __init__(self, store: EventStore, policy: WritePolicy, verifier: Verifier, now_s: Callable[[], int]) -> None:
-        """`now_s` is the clock that decides how old events are; the caller closes the verifier."""
+    def __init__(
+        self,
+        store: EventStore,
+        policy: WritePolicy,
+        verifier: Verifier,
+        now_s: Callable[[], int],
+        access: AccessControl | None = None,
+    ) -> None:
+        """Make one.
+
+        Args:
+            store: Where events go.
+            policy: The limits on them.
+            verifier: Checks signatures; closed by the caller.
+            now_s: The clock that decides how old events are.
+            access: Knows whose events may be stored; None = anybody's. How many somebody may publish is not asked.
+        """
+        self._access = access
         self._store = store
         self._policy = structs.replace(policy, auth_to_write=False)
         self._verifier = verifier
@@ -144,7 +162,7 @@ class Door:
         now_s = self._now_s()
         allowed = []
         for event in events:
-            refusal = self._policy.check(event, now_s=now_s, authenticated=())
+            refusal = self._policy.check(event, now_s=now_s, authenticated=()) or self._refuse_author(event)
             if refusal is not None:
                 if refusal.prefix is Prefix.AUTH_REQUIRED:
                     refusal = _NOT_FROM_AUTHOR
@@ -156,6 +174,12 @@ class Door:
             else:
                 allowed.append(event)
         return allowed
+
+    def _refuse_author(self, event: EncodedEvent) -> Refusal | None:
+        if self._access is None:
+            return None
+        snapshot = self._access.snapshot
+        return NO_SNAPSHOT if snapshot is None else refuse_write(snapshot, event, ANYBODY)
 
 
 def _refuse_unreadable(error: EventError, wanted: MutableSet[bytes] | None, result: OfferResult) -> None:

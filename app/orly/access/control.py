@@ -1,0 +1,89 @@
+"""What a door asks of access control, whether that runs in its own process or in another."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+import msgspec
+
+from orly.access.commands import Command, Entry, Member
+from orly.access.snapshot import ListName, Snapshot
+
+__all__ = ["AccessControl", "ControlError", "Listed", "Use"]
+
+
+class ControlError(Exception):
+    """Access control cannot do what was asked; the text is fit for whoever asked."""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A member of a list, and what is known of it."""
+
+    member: Member
+    entry: Entry
+
+
+class Use(msgspec.Struct, frozen=True):
+    """Events that somebody published who has a daily limit.
+
+    Attributes:
+        pubkey: The author, 32 bytes.
+        address: Where they came from, as `ipaddress` writes it; empty if that does not count.
+        n_events: How many.
+        was_over: They were refused, for the limit was reached: an offence of the address.
+    """
+
+    pubkey: bytes
+    address: str
+    n_events: int
+    was_over: bool = False
+
+
+class AccessControl(Protocol):
+    """Used from one event loop."""
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The lists as far as they are known here; None until they are. It changes in place, and may be replaced."""
+
+    def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have something called after every change of the snapshot; returns what ends that."""
+
+    async def change(self, commands: Sequence[Command], *, by: str) -> None:
+        """Carry out commands, all or none; afterwards they hold here, and soon everywhere.
+
+        Args:
+            commands: What is to be done, 400 at most.
+            by: The key (hex) of whoever asks; empty for an operator of this machine.
+
+        Raises:
+            CommandError: One cannot be done; the text says why.
+            ControlError: The lists cannot be changed now.
+        """
+
+    async def listed(self, name: ListName, *, after: Member | None = None, limit: int = 1000) -> Sequence[Listed]:
+        """A page of a list's members in order; an empty one is the end.
+
+        Raises:
+            ControlError: The list cannot be read now.
+        """
+
+    async def entry_of(self, name: ListName, member: Member) -> Entry | None:
+        """What is known of a member; None if it is not on the list.
+
+        Raises:
+            ControlError: The list cannot be read now.
+        """
+
+    async def use_once(self, event_id: bytes) -> bool:
+        """Note that an event (32 bytes) has allowed a request (NIP-98); False if it did before, at whichever process.
+
+        Raises:
+            ControlError: That cannot be told now.
+        """
+
+    async def used(self, uses: Collection[Use]) -> None:
+        """Count events for the limits of a day.
+
+        Raises:
+            ControlError: They could not be counted.
+        """

@@ -15,10 +15,12 @@ from typing import Final
 
 __all__ = [
     "ORLY",
+    "ORLY_ACL",
     "ORLY_DB",
     "ORLY_SYNC",
     "START_S",
     "STOP_S",
+    "AclProcess",
     "DbProcess",
     "Program",
     "RelayProcess",
@@ -26,6 +28,7 @@ __all__ = [
     "clean_environment",
     "free_port",
     "run_orly",
+    "running_acl",
     "running_db",
     "running_relay",
     "running_sync",
@@ -37,6 +40,7 @@ ORLY: Final = Path(sys.executable).with_name("orly")
 """The console script of the environment that the tests run in."""
 
 ORLY_DB: Final = ORLY.with_name("orly-db")
+ORLY_ACL: Final = ORLY.with_name("orly-acl")
 ORLY_SYNC: Final = ORLY.with_name("orly-sync-negentropy")
 
 START_S: Final = 30.0
@@ -175,6 +179,24 @@ class DbProcess(Program):
 
 
 @dataclass(slots=True, kw_only=True)
+class AclProcess(Program):
+    """An `orly-acl` that listens.
+
+    Attributes:
+        address: What its callers name in ORLY_GRPC_ACL_SERVER.
+    """
+
+    address: str
+    respawn: Callable[[], subprocess.Popen[bytes]]
+
+    def start_again(self) -> None:
+        """Starts it anew after `kill`, and does not wait until it listens."""
+        assert self.child.returncode is not None, "it is still there"
+        self.child = self.respawn()
+        self.killed = False
+
+
+@dataclass(slots=True, kw_only=True)
 class SyncProcess(Program):
     """An `orly-sync-negentropy` that listens.
 
@@ -228,6 +250,31 @@ def running_db(*, address: str = "", **variables: str) -> Iterator[DbProcess]:
         with _watched(db):
             _await_listening(db)
             yield db
+
+
+@contextmanager
+def running_acl(db: DbProcess, *, address: str = "", **variables: str) -> Iterator[AclProcess]:
+    """Starts `orly-acl` on an `orly-db`, waits until it listens, and stops it afterwards; see `running_relay`.
+
+    Args:
+        db: Keeps its lists.
+        address: Where it listens; empty is a Unix socket of its own.
+        variables: ORLY_* variables.
+    """
+    with tempfile.TemporaryDirectory(prefix="orly-test-") as scratch:
+        home = Path(scratch)
+        where = address or f"unix:{home}/acl"
+        given = {"ORLY_DB_TYPE": "grpc", "ORLY_GRPC_SERVER": db.address, "ORLY_ACL_LISTEN": where, **variables}
+        program = AclProcess(
+            address=where,
+            data_dir=db.data_dir,
+            child=_spawn(ORLY_ACL, home, given),
+            log_file=home / "log",
+            respawn=lambda: _spawn(ORLY_ACL, home, given),
+        )
+        with _watched(program):
+            _await_listening(program)
+            yield program
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from tests.component.store_proxy import StoreProxy
 from tests.component.sync_side import POLICY, Side, hex_ids, notes, side
 from tests.factory import (
     FAKE_SIG,
+    KEYS,
     NOW_S,
     delete_event,
     event_json,
@@ -21,6 +22,8 @@ from tests.factory import (
     vanish_event,
 )
 
+from orly.access.levels import Mode
+from orly.access.snapshot import KeyChange, KindChange, ListName, Rules, Snapshot
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.store.base import SaveResult, SaveStatus, StoreError
@@ -173,3 +176,36 @@ async def test_a_store_that_fails_is_an_error(tmp_path: Path) -> None:
             await door.offer([notes(1)[0].raw], None)
         result = await door.offer([], None)
         assert result.stored == []
+
+
+# Access control
+
+
+class _Lists:
+    """As much of access control as the door asks."""
+
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self.snapshot = snapshot
+
+
+@async_test
+async def test_whose_events_may_be_stored_is_asked(tmp_path: Path) -> None:
+    lists = Snapshot(Rules(mode=Mode.MANAGED, owners=frozenset({bytes.fromhex(KEYS[0])})))
+    lists.apply(KeyChange(ListName.ALLOWED_PUBKEYS, bytes.fromhex(KEYS[1]), True))
+    lists.apply(KeyChange(ListName.BANNED_PUBKEYS, bytes.fromhex(KEYS[2]), True))
+    lists.apply(KindChange(ListName.DISALLOWED_KINDS, 7, True))
+    access = _Lists(None)
+    events = [make_event(key) for key in range(4)] + [make_event(0, kind=7)]
+    raws = [event.raw for event in events]
+    async with side(tmp_path) as own:
+        door = Door(own.store, POLICY, own.verifier, own.now_s, access)  # type: ignore[arg-type]
+        unknown = await door.offer(raws, None)
+        assert [reason.partition(":")[0] for _, reason in unknown.refused] == ["error"] * 5
+        access.snapshot = lists
+        result = await door.offer(raws, None)
+    assert result.stored == [events[0].id, events[1].id]
+    assert result.refused == [
+        (events[2].id, "blocked: its author is banned on this relay"),
+        (events[3].id, "restricted: its author is not on the list of those who may write to this relay"),
+        (events[4].id, "blocked: kind 7 is not taken on this relay"),
+    ]

@@ -145,6 +145,7 @@ RULES = (
     Rule(
         who="orly.opening*",
         banned=(*SERVICES, "orly.intake", "orly.pb"),
+        but=("orly.acl.remote",),  # the client of a service
         why="who opens a store does not serve it",
     ),
     Rule(

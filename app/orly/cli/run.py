@@ -75,7 +75,7 @@ async def _access(
         from orly.cli.local_access import local_access
 
         return await local_access(settings, opened.store, stack)
-    from orly.cli.remote_access import remote_access  # what gRPC needs is for those who use it
+    from orly.opening.access import remote_access  # what gRPC needs is for those who use it
 
     return await remote_access(settings, server, stack, stop=stop)
 

@@ -6,7 +6,9 @@ import logging
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
+from orly.access.control import AccessControl
 from orly.intake.verify import Verifier
+from orly.opening.access import remote_access
 from orly.opening.exits import store_exits
 from orly.opening.store import OpenedStore, open_store
 from orly.pb.orlysync.negentropy.v1 import service_pb2_grpc
@@ -17,6 +19,7 @@ from orly.rpc.credentials import CredentialsError
 from orly.rpc.server import ListenError, RpcServer, server_from_settings
 from orly.services import SYNC_NEGENTROPY
 from orly.settings import Loaded, Settings, SettingsError, load
+from orly.settings_access import acl_server
 from orly.store.base import EventStore, StoreError
 from orly.sync.negentropy.parts import make_manager, options_from_settings
 from orly.sync.negentropy.peers import PeerBookError
@@ -68,7 +71,10 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
                 return
             try:
                 log.info("%s", opened.where)
-                await serve_sync(opened, server, settings, stop=stop)
+                async with AsyncExitStack() as stack:
+                    access = await _access(settings, stack, stop)
+                    if not stop.is_set():
+                        await serve_sync(opened, server, settings, stop=stop, access=access)
             finally:
                 await opened.close()
     except (CredentialsError, PeerBookError) as error:
@@ -77,7 +83,20 @@ async def _serve(settings: Settings, stop: asyncio.Event) -> None:
         raise ServiceError(ExitCode.UNAVAILABLE, str(error)) from error
 
 
-async def serve_sync(opened: OpenedStore, server: RpcServer, settings: Settings, *, stop: asyncio.Event) -> None:
+async def _access(settings: Settings, stack: AsyncExitStack, stop: asyncio.Event) -> AccessControl | None:
+    """Whose events may be stored, where a service knows that; None = anybody's, or we were told to stop."""
+    server = acl_server(settings)
+    return None if server is None else await remote_access(settings, server, stack, stop=stop)
+
+
+async def serve_sync(
+    opened: OpenedStore,
+    server: RpcServer,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    access: AccessControl | None = None,
+) -> None:
     """Serve and sync until `stop` is set; the store stays open.
 
     Raises:
@@ -92,7 +111,7 @@ async def serve_sync(opened: OpenedStore, server: RpcServer, settings: Settings,
         stack.push_async_callback(keeper.close)
         sets = LocalSets.from_settings(settings, keeper)
         stack.push_async_callback(sets.aclose)
-        manager = make_manager(settings, store, keeper, verifier)
+        manager = make_manager(settings, store, keeper, verifier, access)
         stack.push_async_callback(manager.close)
         await manager.open()
         service = NegentropyService(manager, options_from_settings(settings), sets, store)

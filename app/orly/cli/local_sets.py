@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 
 from orly.access.control import AccessControl
+from orly.intake.plugin import WritePlugin
 from orly.intake.verify import Verifier
 from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
@@ -15,7 +16,13 @@ __all__ = ["local_sets"]
 
 
 async def local_sets(
-    settings: Settings, store: EventStore, stack: AsyncExitStack, *, syncs: bool, access: AccessControl | None = None
+    settings: Settings,
+    store: EventStore,
+    stack: AsyncExitStack,
+    *,
+    syncs: bool,
+    access: AccessControl | None = None,
+    plugin: WritePlugin | None = None,
 ) -> LocalSets:
     """The sets of this process's own store; with `syncs`, peers are synced with from now on.
 
@@ -32,7 +39,7 @@ async def local_sets(
 
         verifier = Verifier(share=has_second_core())
         stack.callback(verifier.close)
-        manager = make_manager(settings, store, keeper, verifier, access)
+        manager = make_manager(settings, store, keeper, verifier, access, plugin)
         stack.push_async_callback(manager.close)
         try:
             await manager.open()

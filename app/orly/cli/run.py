@@ -6,6 +6,7 @@ import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from orly import clock
 from orly.cli.open_store import OpenedStore, open_store
 from orly.opening.exits import store_exits
 from orly.process.exit_codes import ExitCode
@@ -19,6 +20,7 @@ from orly.settings_sync import negentropy_server
 
 if TYPE_CHECKING:
     from orly.access.control import AccessControl
+    from orly.intake.plugin import WritePlugin
     from orly.reconciling import SetServer
 
 __all__ = ["process_name", "run"]
@@ -54,14 +56,16 @@ async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Even
             access = await _access(settings, opened, stack, stop)
             if access is None:
                 return
+            plugin = _plugin(settings, stack)
             await run_relay(
                 settings,
                 opened.store,
                 stop=stop,
                 on_listening=_announce,
                 store_health=opened.health,
-                sets=await _reconciling(settings, opened, stack, access),
+                sets=await _reconciling(settings, opened, stack, access, plugin),
                 access=access,
+                plugin=plugin,
             )
     finally:
         await opened.close()
@@ -80,8 +84,26 @@ async def _access(
     return await remote_access(settings, server, stack, stop=stop)
 
 
+def _plugin(settings: Settings, stack: AsyncExitStack) -> "WritePlugin | None":
+    """The operator's program that judges events, started; None if there is none."""
+    from orly.intake.plugin import WritePlugin
+    from orly.intake.plugin_settings import plugin_options
+
+    options = plugin_options(settings)
+    if options is None:
+        return None
+    plugin = WritePlugin(options, monotonic_s=clock.monotonic_s)
+    stack.push_async_callback(plugin.aclose)
+    plugin.start()
+    return plugin
+
+
 async def _reconciling(
-    settings: Settings, opened: OpenedStore, stack: AsyncExitStack, access: "AccessControl"
+    settings: Settings,
+    opened: OpenedStore,
+    stack: AsyncExitStack,
+    access: "AccessControl",
+    plugin: "WritePlugin | None",
 ) -> "SetServer | None":
     """Who reconciles for clients, if anybody does; and the syncing with peers, where that is this process's."""
     is_alone = settings.db_type != "grpc"
@@ -101,7 +123,7 @@ async def _reconciling(
         return None
     from orly.cli.local_sets import local_sets  # the sets need numpy, which takes 15 MB
 
-    sets = await local_sets(settings, opened.store, stack, syncs=syncs, access=access)
+    sets = await local_sets(settings, opened.store, stack, syncs=syncs, access=access, plugin=plugin)
     return sets if settings.negentropy_enabled else None
 
 

@@ -3,21 +3,32 @@
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from orly.access.decide import Treatment
+from orly.intake.plugin import WritePlugin
+from orly.intake.plugin_lines import Ruling
 from orly.intake.policy import WritePolicy
-from orly.intake.verdict import BAD_SIGNATURE, verdict_of
+from orly.intake.verdict import BAD_SIGNATURE
 from orly.intake.verify import Verifier
 from orly.nostr.event import EncodedEvent, EventError, decode_event
 from orly.nostr.kinds import is_ephemeral
-from orly.nostr.message import notice_text, ok_text
+from orly.nostr.message import ok_text
 from orly.nostr.reason import Prefix, Refusal
+from orly.relay.batch import (
+    DUPLICATE,
+    LATER,
+    TOO_MANY_OF_AUTHOR,
+    Batch,
+    Publisher,
+    asked_of,
+    ok_for,
+    unreadable_answer,
+)
 from orly.relay.rates import Rates
 from orly.relay.stranger_limits import StrangerLimits
-from orly.relay.visitor import Visitor
 from orly.store.base import EventStore, SaveResult, SaveStatus, StoreError
 
 __all__ = ["Ingest", "Publisher", "ok_for"]
@@ -38,62 +49,6 @@ RECENT_EPHEMERAL_IDS: Final = 10_000
 log = logging.getLogger(__name__)
 
 
-class Publisher(Protocol):
-    """Who sent an event and gets the answer."""
-
-    @property
-    def authenticated(self) -> Collection[str]:
-        """The keys (hex) it has proven."""
-
-    def may_publish(self) -> bool:
-        """Whether its rate allows one more event; counts it."""
-
-    def answered(self, payloads: Sequence[bytes], count: int) -> None:
-        """The answers to `count` of its events, in the order they came."""
-
-    def challenge(self) -> None:
-        """Ask it to authenticate (NIP-42)."""
-
-    @property
-    def visitor(self) -> Visitor:
-        """What it may do."""
-
-
-def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
-    """The OK message for what the store said."""
-    verdict = verdict_of(result)
-    if verdict.refusal is None:
-        return b'["OK","%s",true,""]' % event.event.id.encode()
-    return ok_text(event.event.id, verdict.refusal, accepted=verdict.is_accepted)
-
-
-_DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
-_TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
-_LATER: Final = b""
-"""Stands for the answer to an event that waits, and gets its answer then."""
-
-
-class _Batch:
-    """Events of many publishers with the answers they have so far."""
-
-    __slots__ = ("answers", "counted", "events", "is_complete", "n_bytes", "publishers", "slots", "waited")
-
-    def __init__(self, size: int) -> None:
-        self.publishers: list[Publisher] = []
-        self.answers: list[bytes | None] = [None] * size
-        self.events: list[EncodedEvent] = []
-        self.slots: list[int] = []
-        self.waited: set[int] = set()
-        self.counted: set[int] = set()
-        self.is_complete = False
-        self.n_bytes = 0
-
-    def keep(self, chosen: Sequence[bool]) -> None:
-        """Drop the events that are not chosen from what is still to be saved."""
-        self.events = [event for event, keep in zip(self.events, chosen, strict=True) if keep]
-        self.slots = [slot for slot, keep in zip(self.slots, chosen, strict=True) if keep]
-
-
 class Ingest:
     """One per process; batches the events of all its connections."""
 
@@ -108,6 +63,7 @@ class Ingest:
         store_health: Callable[[], str | None] = lambda: None,
         limits: StrangerLimits | None = None,
         rates: Rates | None = None,
+        plugin: WritePlugin | None = None,
     ) -> None:
         """Must be made on the event loop that uses it.
 
@@ -120,9 +76,11 @@ class Ingest:
             store_health: None while the store can be written to, else why not.
             limits: On those who may publish only so much; None = nobody is limited.
             rates: How many events of an author are taken; None = any number.
+            plugin: A program that judges every event; None = there is none.
         """
         self._store = store
         self._limits = limits
+        self._plugin = plugin
         self._rates = rates if rates is not None and rates.limit_authors else None
         self._policy = policy
         self._now_s = now_s
@@ -133,7 +91,7 @@ class Ingest:
         self._waiting: dict[object, tuple[asyncio.TimerHandle, Publisher, bytes]] = {}
         self._waiting_bytes = 0
         self._saves: set[asyncio.Task[None]] = set()
-        self._unanswered: deque[_Batch] = deque()
+        self._unanswered: deque[Batch] = deque()
         self._scheduled = False
         self._still_taken: int | None = None
         self._hopeless = 0
@@ -201,7 +159,7 @@ class Ingest:
         elif not self._saves and not self._scheduled and not self._waiting:
             self._idle.set()
 
-    def _saved(self, batch: _Batch, save: asyncio.Task[None]) -> None:
+    def _saved(self, batch: Batch, save: asyncio.Task[None]) -> None:
         self._saves.discard(save)
         error = asyncio.CancelledError() if save.cancelled() else save.exception()
         if error is not None:
@@ -210,10 +168,10 @@ class Ingest:
         self._complete(batch)
         self._continue()
 
-    def _next_batch(self) -> _Batch:
+    def _next_batch(self) -> Batch:
         size = min(self._hopeless or len(self._queue), BATCH_EVENTS)
         self._hopeless -= min(size, self._hopeless)
-        batch = _Batch(size)
+        batch = Batch(size)
         now_s = self._now_s()
         for slot in range(size):
             publisher, raw, has_waited = self._queue.popleft()
@@ -226,7 +184,7 @@ class Ingest:
             try:
                 event = decode_event(raw)
             except EventError as error:
-                batch.answers[slot] = _unreadable(error)
+                batch.answers[slot] = unreadable_answer(error)
                 continue
             refusal = self._refuse(event, publisher, now_s, has_waited=has_waited)
             if refusal is None:
@@ -248,7 +206,7 @@ class Ingest:
             publisher.challenge()
         return refusal
 
-    def _drop_known(self, batch: _Batch) -> None:
+    def _drop_known(self, batch: Batch) -> None:
         """Answer duplicates before their signatures are checked: a look-up costs a thirtieth of that."""
         try:
             known = self._store.known([event.id for event in batch.events])
@@ -259,10 +217,10 @@ class Ingest:
         if any(known):
             for seen, slot, event in zip(known, batch.slots, batch.events, strict=True):
                 if seen:
-                    batch.answers[slot] = ok_for(event, _DUPLICATE)
+                    batch.answers[slot] = ok_for(event, DUPLICATE)
             batch.keep([not seen for seen in known])
 
-    def _drop_unsigned(self, batch: _Batch) -> None:
+    def _drop_unsigned(self, batch: Batch) -> None:
         valid = self._verifier.verify(batch.events)
         if not all(valid):
             for good, slot, event in zip(valid, batch.slots, batch.events, strict=True):
@@ -270,7 +228,7 @@ class Ingest:
                     batch.answers[slot] = ok_text(event.event.id, BAD_SIGNATURE)
             batch.keep(valid)
 
-    def _drop_echoes(self, batch: _Batch) -> None:
+    def _drop_echoes(self, batch: Batch) -> None:
         """Answer ephemeral events that came before, and remember the others.
 
         No store would know them. They are remembered once they are verified, lest a forged copy keep out the real one,
@@ -282,10 +240,10 @@ class Ingest:
         if not all(fresh):
             for new, slot, event in zip(fresh, batch.slots, batch.events, strict=True):
                 if not new:
-                    batch.answers[slot] = ok_for(event, _DUPLICATE)
+                    batch.answers[slot] = ok_for(event, DUPLICATE)
             batch.keep(fresh)
 
-    def _limit_authors(self, batch: _Batch) -> None:
+    def _limit_authors(self, batch: Batch) -> None:
         """Refuse events of authors who publish too much; nobody else can use up what they may."""
         rates = self._rates
         if rates is None:
@@ -299,10 +257,10 @@ class Ingest:
         if not all(kept):
             for is_kept, slot, event in zip(kept, batch.slots, batch.events, strict=True):
                 if not is_kept:
-                    batch.answers[slot] = ok_text(event.event.id, _TOO_MANY_OF_AUTHOR)
+                    batch.answers[slot] = ok_text(event.event.id, TOO_MANY_OF_AUTHOR)
             batch.keep(kept)
 
-    def _limit_strangers(self, batch: _Batch) -> None:
+    def _limit_strangers(self, batch: Batch) -> None:
         """Have events wait, or refuse them, whose authors may publish only so much; their signatures are valid."""
         if self._limits is None or not self._limits.are_on:
             return
@@ -326,9 +284,9 @@ class Ingest:
         if not all(kept):
             batch.keep(kept)
 
-    def _wait(self, batch: _Batch, slot: int, event: EncodedEvent, delay_s: float) -> None:
+    def _wait(self, batch: Batch, slot: int, event: EncodedEvent, delay_s: float) -> None:
         """Take an event again after a time; nobody else waits for it."""
-        batch.answers[slot] = _LATER
+        batch.answers[slot] = LATER
         key = object()
         self._waiting[key] = (
             self._loop.call_later(delay_s, self._has_waited, key),
@@ -348,7 +306,7 @@ class Ingest:
         for event in events:
             self._remember(event.id)
 
-    def _give_up(self, batch: _Batch) -> None:
+    def _give_up(self, batch: Batch) -> None:
         """Answer events that waited behind others which the store did not take."""
         failed = SaveResult(SaveStatus.FAILED, detail=self._failure)
         for slot, event in zip(batch.slots, batch.events, strict=True):
@@ -363,14 +321,38 @@ class Ingest:
             self._ephemeral_ids.popitem(last=False)
         return True
 
-    async def _save(self, batch: _Batch) -> None:
+    async def _save(self, batch: Batch) -> None:
+        if self._plugin is not None:
+            await self._drop_judged(self._plugin, batch)
         try:
             results = await self._store.save(batch.events)
         except StoreError as error:
             results = [SaveResult(SaveStatus.FAILED, detail=str(error))] * len(batch.events)
         self._settle(batch, results)
 
-    def _settle(self, batch: _Batch, results: Sequence[SaveResult]) -> None:
+    async def _drop_judged(self, plugin: WritePlugin, batch: Batch) -> None:
+        """Answer events that the operator's program does not want."""
+        now_s = self._now_s()
+        asked = [
+            asked_of(event, batch.publishers[slot], now_s)
+            for slot, event in zip(batch.slots, batch.events, strict=True)
+        ]
+        judgements = await plugin.judge(asked)
+        kept = [judgement is Ruling.ACCEPTED for judgement in judgements]
+        for judgement, slot, event in zip(judgements, batch.slots, batch.events, strict=True):
+            if judgement is not Ruling.ACCEPTED:
+                refusal = None if isinstance(judgement, Ruling) else judgement
+                batch.answers[slot] = ok_text(event.event.id, refusal)
+                self._not_stored(batch, slot, event)
+        batch.keep(kept)
+
+    def _not_stored(self, batch: Batch, slot: int, event: EncodedEvent) -> None:
+        """Take back what was noted of an event that is not stored after all."""
+        if slot in batch.counted and self._limits is not None:
+            self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=False)
+        self._ephemeral_ids.pop(event.id, None)
+
+    def _settle(self, batch: Batch, results: Sequence[SaveResult]) -> None:
         """Note what the store said."""
         failures = [result.detail for result in results if result.status is SaveStatus.FAILED]
         if failures:
@@ -384,33 +366,24 @@ class Ingest:
                     log.error("%d events that wait behind them fail as well", self._hopeless)
         for slot, event, result in zip(batch.slots, batch.events, results, strict=True):
             batch.answers[slot] = ok_for(event, result)
-            if slot in batch.counted and self._limits is not None:
-                is_stored = result.status in (SaveStatus.STORED, SaveStatus.DELIVERED)
-                self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=is_stored)
-            if is_ephemeral(event.event.kind) and result.status is not SaveStatus.DELIVERED:
-                self._ephemeral_ids.pop(event.id, None)
+            if result.status not in (SaveStatus.STORED, SaveStatus.DELIVERED):
+                self._not_stored(batch, slot, event)
+            elif slot in batch.counted and self._limits is not None:
+                self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=True)
 
-    def _complete(self, batch: _Batch) -> None:
+    def _complete(self, batch: Batch) -> None:
         """Answer a batch once all before it are answered: a client hears of its events in the order it sent them."""
         batch.is_complete = True
         while self._unanswered and self._unanswered[0].is_complete:
             self._answer(self._unanswered.popleft())
 
-    def _answer(self, batch: _Batch) -> None:
+    def _answer(self, batch: Batch) -> None:
         self._waiting_bytes -= batch.n_bytes
         by_publisher: dict[int, tuple[Publisher, list[bytes]]] = {}
         for publisher, answer in zip(batch.publishers, batch.answers, strict=True):
             assert answer is not None
-            if answer is _LATER:
+            if answer is LATER:
                 continue
             by_publisher.setdefault(id(publisher), (publisher, []))[1].append(answer)
         for publisher, answers in by_publisher.values():
             publisher.answered(answers, len(answers))
-
-
-def _unreadable(error: EventError) -> bytes:
-    """The answer to something that is not an event: an OK if it says which id it means, else a NOTICE."""
-    refusal = Refusal(Prefix.INVALID, str(error))
-    if error.event_id is None:
-        return notice_text(str(refusal))
-    return ok_text(error.event_id, refusal)

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from orly import __version__, clock
 from orly.access.control import AccessControl
+from orly.intake.plugin import WritePlugin
 from orly.intake.policy import policy_from_settings
 from orly.nostr.filter import FilterLimits
 from orly.nostr.message import RequestLimits
@@ -73,6 +74,7 @@ def make_context(
     store_health: Callable[[], str | None] = lambda: None,
     sets: SetServer | None = None,
     access: AccessControl | None = None,
+    plugin: WritePlugin | None = None,
     now_s: Callable[[], int] = clock.now_s,
     monotonic_s: Callable[[], float] = clock.monotonic_s,
 ) -> SessionContext:
@@ -84,6 +86,7 @@ def make_context(
         store_health: None while the store can be written to, else why not.
         sets: Who reconciles with clients (NIP-77); None = that is not offered.
         access: Knows who may do what; None = everybody everything.
+        plugin: A program that judges every event; None = there is none.
         now_s: Unix time.
         monotonic_s: Steady seconds.
     """
@@ -97,6 +100,7 @@ def make_context(
         share_verification=has_second_core(_processes(settings)),
         store_health=store_health,
         rates=rates,
+        plugin=plugin,
         limits=None if access is None else StrangerLimits(access, loop, monotonic_s),
     )
     return SessionContext(
@@ -143,6 +147,7 @@ async def run_relay(
     context: SessionContext | None = None,
     sets: SetServer | None = None,
     access: AccessControl | None = None,
+    plugin: WritePlugin | None = None,
 ) -> None:
     """Serve clients until `stop` is set; the store stays open.
 
@@ -155,12 +160,15 @@ async def run_relay(
         context: From `make_context` for the same settings and store; made here if it is None.
         sets: See `make_context`; plays no part beside a context.
         access: Likewise.
+        plugin: Likewise.
 
     Raises:
         ServeError: The relay cannot listen.
         StoreError: The store's feed broke; the process should end and be started again.
     """
-    shared = context or make_context(settings, store, store_health=store_health, sets=sets, access=access)
+    shared = context or make_context(
+        settings, store, store_health=store_health, sets=sets, access=access, plugin=plugin
+    )
     document = info.Document(settings, __version__, has_negentropy=shared.sets is not None, access=shared.access)
 
     def make_session(connection: Connection) -> RelaySession:

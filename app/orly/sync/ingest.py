@@ -9,6 +9,8 @@ from msgspec import structs
 
 from orly.access.control import AccessControl
 from orly.access.decide import ANYBODY, NO_SNAPSHOT, refuse_write
+from orly.intake.plugin import WritePlugin
+from orly.intake.plugin_lines import Asked, Ruling, SourceType
 from orly.intake.policy import WritePolicy
 from orly.intake.verdict import BAD_SIGNATURE
 from orly.intake.verify import Verifier
@@ -69,6 +71,7 @@ class Door:
         verifier: Verifier,
         now_s: Callable[[], int],
         access: AccessControl | None = None,
+        plugin: WritePlugin | None = None,
     ) -> None:
         """Make one.
 
@@ -78,7 +81,9 @@ class Door:
             verifier: Checks signatures; closed by the caller.
             now_s: The clock that decides how old events are.
             access: Knows whose events may be stored; None = anybody's. How many somebody may publish is not asked.
+            plugin: A program that judges every event; None = there is none.
         """
+        self._plugin = plugin
         self._access = access
         self._store = store
         self._policy = structs.replace(policy, auth_to_write=False)
@@ -86,13 +91,23 @@ class Door:
         self._now_s = now_s
 
     async def offer(
-        self, raws: Sequence[bytes], wanted: MutableSet[bytes] | None, *, matching: Filter | None = None
+        self,
+        raws: Sequence[bytes],
+        wanted: MutableSet[bytes] | None,
+        *,
+        matching: Filter | None = None,
+        source: str = "",
     ) -> OfferResult:
         """Check events and store them; see `check` and `save`."""
-        return await self.save(await self.check(raws, wanted, matching=matching))
+        return await self.save(await self.check(raws, wanted, matching=matching, source=source))
 
     async def check(
-        self, raws: Sequence[bytes], wanted: MutableSet[bytes] | None, *, matching: Filter | None = None
+        self,
+        raws: Sequence[bytes],
+        wanted: MutableSet[bytes] | None,
+        *,
+        matching: Filter | None = None,
+        source: str = "",
     ) -> Checked:
         """Find out which events may be stored.
 
@@ -100,13 +115,37 @@ class Door:
             raws: Events as JSON, as they came.
             wanted: The ids that were asked for; those that came, in whatever state, are taken out. None = any.
             matching: What else was asked; None = nothing.
+            source: The URL of the relay that they come from.
         """
         checked = Checked()
         for start in range(0, len(raws), SLICE_EVENTS):
             if start:
                 await asyncio.sleep(0)
             self._check_slice(raws[start : start + SLICE_EVENTS], wanted, matching, checked)
+        if self._plugin is not None and checked.events:
+            await self._judge(self._plugin, checked, source)
         return checked
+
+    async def _judge(self, plugin: WritePlugin, checked: Checked, source: str) -> None:
+        """Leave out what the operator's program does not want."""
+        now_s = self._now_s()
+        events, checked.events = checked.events, []
+        judgements = await plugin.judge(
+            [
+                Asked(event=event, received_at_s=now_s, source_type=SourceType.SYNC, source_info=source)
+                for event in events
+            ]
+        )
+        for event, judgement in zip(events, judgements, strict=True):
+            match judgement:
+                case Ruling.ACCEPTED:
+                    checked.events.append(event)
+                case Ruling.SHADOWED:
+                    checked.result.unwanted.append(event.id)
+                case Refusal():
+                    checked.result.refused.append((event.id, str(judgement)))
+                case _:
+                    assert_never(judgement)
 
     async def save(self, checked: Checked) -> OfferResult:
         """Store what was found fit.

@@ -276,7 +276,8 @@ class Downloads:
 
     async def _offer(self, rows: list[bytes]) -> None:
         context, loop = self._context, asyncio.get_running_loop()
-        checking = loop.create_task(context.door.check(rows, self._wanted, matching=context.request.filter))
+        door, request = context.door, context.request
+        checking = loop.create_task(door.check(rows, self._wanted, matching=request.filter, source=request.url))
         try:
             await asyncio.shield(checking)
         finally:  # also when the sync is broken off: it is not asked for again

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from orly import clock
 from orly.access.control import AccessControl
+from orly.intake.plugin import WritePlugin
 from orly.intake.policy import policy_from_settings
 from orly.intake.verify import Verifier
 from orly.store.base import EventStore
@@ -53,6 +54,7 @@ def make_manager(
     sets: SetSource,
     verifier: Verifier,
     access: AccessControl | None = None,
+    plugin: WritePlugin | None = None,
 ) -> SyncManager:
     """A manager that syncs a store; it is not open yet.
 
@@ -62,12 +64,13 @@ def make_manager(
         sets: Knows the sets of the store.
         verifier: Checks signatures; stays the caller's.
         access: Knows whose events may be stored; None = anybody's.
+        plugin: A program that judges every event; None = there is none.
     """
     if settings.sync_negentropy_id_bytes not in (_USUAL_ID_BYTES, _REAL_ID_BYTES):
         log.info("ORLY_SYNC_NEGENTROPY_ID_SIZE has no effect: ids have %d bytes in this protocol", _REAL_ID_BYTES)
     return SyncManager(
         options_from_settings(settings),
-        run=_runner(store, sets, Door(store, policy_from_settings(settings), verifier, clock.now_s, access)),
+        run=_runner(store, sets, Door(store, policy_from_settings(settings), verifier, clock.now_s, access, plugin)),
         book=PeerBook(settings.data_dir),
         address=OwnAddress(relay_url=settings.relay_url, listen=settings.listen, port=settings.port),
     )

@@ -6,7 +6,10 @@ import logging
 from contextlib import AsyncExitStack, suppress
 from typing import Final
 
+from orly import clock
 from orly.access.control import AccessControl
+from orly.intake.plugin import WritePlugin
+from orly.intake.plugin_settings import plugin_options
 from orly.intake.verify import Verifier
 from orly.opening.access import remote_access
 from orly.opening.exits import store_exits
@@ -111,7 +114,11 @@ async def serve_sync(
         stack.push_async_callback(keeper.close)
         sets = LocalSets.from_settings(settings, keeper)
         stack.push_async_callback(sets.aclose)
-        manager = make_manager(settings, store, keeper, verifier, access)
+        options = plugin_options(settings)
+        plugin = None if options is None else WritePlugin(options, monotonic_s=clock.monotonic_s)
+        if plugin is not None:
+            stack.push_async_callback(plugin.aclose)
+        manager = make_manager(settings, store, keeper, verifier, access, plugin)
         stack.push_async_callback(manager.close)
         await manager.open()
         service = NegentropyService(manager, options_from_settings(settings), sets, store)

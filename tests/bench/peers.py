@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -26,6 +27,8 @@ __all__ = ["BUILT_IN", "DEFAULT", "Launch", "Relay", "executable", "orly_command
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
+
+_BANNED: Final = 1_000_000
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +167,19 @@ def _orly(port: int, directory: Path) -> Launch:
     )
 
 
+def _orly_banned(port: int, directory: Path) -> Launch:
+    """The same relay with a long list of keys that may not write."""
+    environment = orly_environment(directory, port)
+    generator = random.Random(1)
+    keys = directory / "banned"
+    keys.write_text("".join(f"{generator.randbytes(32).hex()}\n" for _ in range(_BANNED)))
+    command = orly_command("acl", "ban", "--file", str(keys))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"orly acl ban: {done.stderr.strip()}")
+    return Launch(command=orly_command(), environment=environment, note=f"like orly, with {_BANNED:,} banned keys")
+
+
 def _appliance(*, workers: int, direct_read: bool) -> Callable[[int, Path], Launch]:
     """The same relay as services under `orly-launcher`."""
 
@@ -236,6 +252,7 @@ def _free_port() -> int:
 
 BUILT_IN: Final[dict[str, Callable[[int, Path], Launch]]] = {
     "orly": _orly,
+    "orly-banned": _orly_banned,
     "orly-split": _appliance(workers=2, direct_read=True),
     "orly-grpc": _appliance(workers=2, direct_read=False),
     "orly-split1": _appliance(workers=1, direct_read=True),

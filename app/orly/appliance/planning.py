@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from orly.appliance.plan import Plan, Program, Trust
-from orly.services import DB, SYNC_NEGENTROPY, Service, enabled, process_count, start_s, stop_budget_s
+from orly.services import ACL, DB, SYNC_NEGENTROPY, Service, enabled, process_count, start_s, stop_budget_s
 from orly.settings import ENV_NAMES, Loaded, Settings
 
 __all__ = ["children_environment", "local_address", "make_plan"]
@@ -64,6 +64,8 @@ def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int
         told |= {name: text.format(address=program.address) for name, text in service.for_callers}
         if service.processes_attr:
             told[ENV_NAMES[service.processes_attr]] = str(program.processes)
+    if ACL.name in programs:
+        told[ENV_NAMES["acl_mode"]] = settings.acl_mode  # run alone, it has another default
     if SYNC_NEGENTROPY.name in programs:
         told |= _beside_sync(loaded, programs[DB.name].address)
     if not is_given(loaded, "db_direct_read"):

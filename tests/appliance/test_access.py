@@ -1,0 +1,114 @@
+"""The launcher with `orly-acl`: order, health, and that what one call changes holds for the clients of every worker."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from tests.appliance.launcher import DEADLINE_S, Launcher, launching
+from tests.appliance.test_real import await_ready, healthcheck, publish, status, stopped
+from tests.factory import KEYS, make_event
+from tests.process import ORLY, clean_environment, free_port
+from websockets.asyncio.client import ClientConnection, connect
+
+ACL = "orly-acl"
+OWNER, WRITER = 0, 1
+WORKERS = ("orly-0", "orly-1")
+CLIENTS = 12
+"""The kernel spreads them over the workers."""
+
+
+def with_access(**variables: str) -> dict[str, str]:
+    """Variables that run the service on a free port."""
+    return {"ORLY_OWNERS": KEYS[OWNER], "ORLY_ACL_LISTEN": f"127.0.0.1:{free_port()}", **variables}
+
+
+def await_acl(launcher: Launcher, *, count: int = 1) -> None:
+    """Returns when the service listens, for the n-th time."""
+    launcher.await_line(f" {ACL} INFO  acl.run_service | listening on ", count=count)
+
+
+def orly_acl(launcher: Launcher, directory: Path, *arguments: str) -> str:
+    """What `orly acl` prints beside this appliance."""
+    done = subprocess.run(
+        [ORLY, "acl", *arguments],
+        env=clean_environment(directory, launcher.variables),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_it_stands_between_the_store_and_the_workers(tmp_path: Path) -> None:
+    with launching(tmp_path, None, **with_access(ORLY_RELAY_WORKERS="2")) as launcher:
+        await_ready(launcher, WORKERS)
+        await_acl(launcher)
+        launcher.await_line("access: mode none, 1 owners")
+        launcher.await_until(lambda: healthcheck(launcher) == (0, []) or None, "good health")
+        code, rows, errors = status(launcher, tmp_path)
+        assert (code, errors) == (0, "")
+        assert [(row[0], row[1], row[4]) for row in rows[1:]] == [
+            (name, "up", "ok") for name in ("orly-db", ACL, *WORKERS)
+        ]
+        with stopped(launcher.pid_of(ACL)):
+            assert healthcheck(launcher) == (
+                1,
+                [f"{ACL}: no answer from {launcher.variables['ORLY_ACL_LISTEN']} within 3 s"],
+            )
+        assert launcher.stop() == 0
+        logs = launcher.logs()
+        starts = [logs.index(f"| {name} started, pid ") for name in ("orly-db", ACL, *WORKERS)]
+        assert starts == sorted(starts)
+        for worker in WORKERS:
+            assert logs.index(f" {worker} INFO  main | stopped") < logs.index(f" {ACL} INFO  main | SIGTERM")
+        assert logs.index(f" {ACL} INFO  main | stopped") < logs.index(" orly-db INFO  main | SIGTERM")
+        assert "Traceback" not in logs
+
+
+def test_without_a_mode_or_owners_it_does_not_run(tmp_path: Path) -> None:
+    with launching(tmp_path, None) as launcher:
+        await_ready(launcher)
+        assert ACL not in launcher.logs()
+
+
+def test_a_change_holds_on_every_worker_and_after_crashes(tmp_path: Path) -> None:
+    with launching(tmp_path, None, **with_access(ORLY_RELAY_WORKERS="2")) as launcher:
+        url = await_ready(launcher, WORKERS)
+        asyncio.run(_changes(launcher, tmp_path, url))
+        assert launcher.logs().count("| orly-0 started, pid ") == 1
+        launcher.await_until(lambda: healthcheck(launcher) == (0, []) or None, "good health")
+        assert launcher.stop() == 0
+
+
+async def _changes(launcher: Launcher, directory: Path, url: str) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(url)) for _ in range(CLIENTS)]
+        await _answered(clients, "before", taken=True)
+        await asyncio.to_thread(orly_acl, launcher, directory, "ban", KEYS[WRITER], "--reason", "spam")
+        await _answered(clients, "banned", taken=False)
+        os.kill(launcher.pid_of(ACL), signal.SIGKILL)
+        await _answered(clients, "while it is away", taken=False)
+        await asyncio.to_thread(await_acl, launcher, count=2)
+        shown = await asyncio.to_thread(orly_acl, launcher, directory, "list", "banned-pubkeys")
+        assert (KEYS[WRITER] in shown, "spam" in shown) == (True, True)
+        await asyncio.to_thread(orly_acl, launcher, directory, "unban", KEYS[WRITER])
+        await _answered(clients, "unbanned", taken=True)
+
+
+async def _answered(clients: list[ClientConnection], what: str, *, taken: bool) -> None:
+    """Returns when every client is answered that way; the workers are told of a change, which takes a moment."""
+    async with asyncio.timeout(DEADLINE_S):
+        for number, client in enumerate(clients):
+            attempt = 0
+            while True:
+                event = make_event(WRITER, content=f"{what} {number} {attempt}")
+                answer = await publish(client, event)
+                if answer[1] is taken:
+                    assert taken or str(answer[2]).startswith("blocked: "), answer
+                    break
+                attempt += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.appliance.launcher import launcher_variables, launching, run
+from tests.factory import KEYS
 
 SERVE = [["own", "ready"], ["serve"]]
 FAKES = {"orly-db": SERVE, "orly": SERVE}
@@ -64,6 +65,19 @@ def test_a_program_must_be_a_file(tmp_path: Path) -> None:
     assert refused(tmp_path, 78, ORLY_LAUNCHER_DB_BINARY=str(tmp_path)) == [
         f"ORLY_LAUNCHER_DB_BINARY={tmp_path}: is not a file"
     ]
+
+
+def test_lists_are_kept_by_one_program(tmp_path: Path) -> None:
+    off = {"ORLY_OWNERS": KEYS[0], "ORLY_LAUNCHER_ACL_ENABLED": "false"}
+    (line,) = refused(tmp_path, 78, **off)
+    assert line.startswith(
+        "ORLY_LAUNCHER_ACL_ENABLED=false, but there are owners, admins or a mode: each program would"
+    )
+    assert refused(tmp_path, 78, ORLY_ADMINS=KEYS[0], ORLY_LAUNCHER_ACL_ENABLED="false") == [line]
+    assert refused(tmp_path, 78, ORLY_OWNERS=KEYS[0], ORLY_ACL_MODE="managed", ORLY_LAUNCHER_ACL_ENABLED="0") == [line]
+    elsewhere = given(tmp_path, ORLY_ACL_TYPE="grpc", ORLY_GRPC_ACL_SERVER="127.0.0.1:9", **off)
+    done = run(tmp_path, "--check", **elsewhere)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("variable", ["ORLY_PORT", "ORLY_HEALTH_PORT", "ORLY_DB_LISTEN"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from orly.appliance.planning import executable
 from orly.appliance.render import unusable_path
 from orly.process.exit_codes import ExitCode
-from orly.services import enabled
+from orly.services import ACL, enabled
 from orly.settings import ENV_NAMES, Settings
 from orly.settings_service_types import UNIX_PREFIX
 
@@ -34,6 +34,7 @@ class Problem:
 def find_problems(settings: Settings) -> list[Problem]:
     """Everything that would keep the programs from running."""
     return [
+        *_access(settings),
         *_executables(settings),
         *_directory("data", settings.data_dir),
         *([] if settings.run_dir is None else _directory("run", settings.run_dir)),
@@ -62,6 +63,16 @@ def reserve_port(settings: Settings) -> socket.socket:
         holder.close()
         raise
     return holder
+
+
+def _access(settings: Settings) -> Iterator[Problem]:
+    asks = settings.acl_mode != "none" or settings.owners or settings.admins
+    if asks and ACL not in enabled(settings) and settings.acl_type == "local":
+        yield Problem(
+            code=ExitCode.SETTINGS,
+            text=f"{ACL.switched_on_by}=false, but there are owners, admins or a mode: each program would keep lists "
+            f"of its own; remove it, or name the {ACL.name} to use (ORLY_ACL_TYPE=grpc, ORLY_GRPC_ACL_SERVER)",
+        )
 
 
 def _executables(settings: Settings) -> Iterator[Problem]:

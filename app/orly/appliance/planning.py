@@ -133,6 +133,8 @@ def _trust(loaded: Loaded) -> Trust:
 def _notes(loaded: Loaded) -> list[str]:
     settings = loaded.settings
     pairs = [("grpc_server", "db_listen", DB.name)]
+    if ACL in enabled(settings):
+        pairs.append(("grpc_acl_server", "acl_listen", ACL.name))
     if SYNC_NEGENTROPY in enabled(settings):
         pairs.append(("grpc_sync_negentropy", "sync_negentropy_listen", SYNC_NEGENTROPY.name))
         pairs.append(("sync_negentropy_db_server", "db_listen", DB.name))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from orly import __version__
+from orly.cli.acl_command import add_acl
 from orly.cli.progress import tell
 from orly.cli.sync_command import add_sync
 from orly.cli.sync_options import SyncOptions
@@ -155,6 +156,7 @@ def _sync(options: SyncOptions) -> None:
 
 
 add_sync(app, _sync)
+add_acl(app, _load, _finish)
 
 
 @app.command(

@@ -29,7 +29,7 @@ from orly.acl.kept import read_entry, read_list
 from orly.acl.lists import KEPT_LISTS
 from orly.acl.service import SERVICE_NAME
 from orly.acl.wire import decode_commands, snapshot_parts
-from orly.cli.acl_stored import ReadOnlyStore
+from orly.cli.read_only import ReadOnlyStore
 from orly.nostr.nip98 import HttpAuthError, UsedEvents, check_http_auth, parse_authorization
 from orly.nostr.signing import verify_event
 from orly.pb.orlyacl.v1 import service_pb2_grpc, types_pb2, watch_pb2

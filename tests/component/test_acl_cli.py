@@ -34,7 +34,8 @@ from orly.access.levels import Mode
 from orly.access.snapshot import ListName, Rules
 from orly.acl.engine import AclEngine
 from orly.acl.lists import KEPT_LISTS
-from orly.cli.acl_stored import ReadOnlyStore, StoredLists
+from orly.cli.acl_stored import StoredLists
+from orly.cli.read_only import ReadOnlyStore
 from orly.store.base import StoreError
 from orly.store.lmdb.store import LmdbStore
 from orly.units import TIB

@@ -15,7 +15,7 @@ from orly.env_file import parse_env
 from orly.settings import SETTINGS, load
 from orly.store.lmdb.environment import open_environment
 
-COMMANDS = ("relay", "import", "export", "config", "check", "version")
+COMMANDS = ("relay", "import", "export", "config", "check", "sync", "acl", "version")
 
 
 def filled(directory: Path, count: int = 3) -> Path:

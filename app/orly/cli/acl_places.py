@@ -174,7 +174,8 @@ async def _followed(settings: Settings, address: str, stack: AsyncExitStack) -> 
 
 async def _stored(settings: Settings, stack: AsyncExitStack) -> Reading:
     """The lists as they are stored, whoever else uses them."""
-    from orly.cli.acl_stored import ReadOnlyStore, StoredLists
+    from orly.cli.acl_stored import StoredLists
+    from orly.cli.read_only import ReadOnlyStore
 
     try:
         if settings.db_type == "grpc":

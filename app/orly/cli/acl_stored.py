@@ -1,6 +1,6 @@
 """The lists as they are stored, read beside whoever uses them; nothing is made or changed."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from orly.access.commands import Entry, Member
 from orly.access.control import Listed
@@ -11,11 +11,9 @@ from orly.acl.board import Board
 from orly.acl.limits import Limits
 from orly.acl.lists import Lists
 from orly.acl.sources import followed_by, newest_config
-from orly.nostr.event import EncodedEvent
-from orly.store.base import EventStore, FeedBatch, HiddenKey, SaveResult, StoreError
-from orly.store.lmdb.follower import LmdbFollower
+from orly.store.base import EventStore
 
-__all__ = ["ReadOnlyStore", "StoredLists"]
+__all__ = ["StoredLists"]
 
 
 class StoredLists:
@@ -70,39 +68,3 @@ class StoredLists:
     async def entry_of(self, name: ListName, member: Member) -> Entry | None:
         """See `AccessControl`."""
         return await self._lists.entry_of(name, member)
-
-
-class ReadOnlyStore(LmdbFollower, EventStore):
-    """The store in a data directory that another process may write."""
-
-    async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
-        """Never asked for.
-
-        Raises:
-            StoreError: Always.
-        """
-        raise _only_read()
-
-    async def delete(self, ids: Sequence[bytes]) -> int:
-        """Likewise."""
-        raise _only_read()
-
-    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
-        """Likewise."""
-        raise _only_read()
-
-    async def show(self, wanted: Sequence[HiddenKey]) -> None:
-        """Likewise."""
-        raise _only_read()
-
-    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
-        """Likewise."""
-        raise _only_read()
-
-    def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
-        """Likewise."""
-        raise _only_read()
-
-
-def _only_read() -> StoreError:
-    return StoreError("the data directory is only read here")

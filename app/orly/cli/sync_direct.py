@@ -2,20 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from orly import clock
+from orly.cli.read_only import ReadOnlyStore
 from orly.cli.sync_options import OptionError, SyncOptions
 from orly.cli.sync_report import SyncReport
 from orly.cli.sync_runner import RunError, Runner, StoppedError, until_stopped
 from orly.intake.policy import policy_from_settings
 from orly.intake.verify import Verifier
 from orly.negentropy import ItemSet
-from orly.nostr.event import EncodedEvent
 from orly.opening.store import open_store
 from orly.process.collector import settle_collector
 from orly.process.cores import has_second_core
@@ -25,15 +25,10 @@ from orly.settings import Settings
 from orly.settings_types import DirectoryPath
 from orly.store.base import (
     EventStore,
-    FeedBatch,
-    HiddenKey,
     Query,
-    SaveResult,
-    StoreError,
     StoreLockedError,
     StoreUnavailableError,
 )
-from orly.store.lmdb.follower import LmdbFollower
 from orly.sync.ingest import Door
 from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.request import SyncRequest, SyncResult
@@ -134,10 +129,10 @@ class _DirectRunner:
 async def _only_read(settings: Settings) -> AsyncIterator[EventStore]:
     """The data directory, where nothing is made or changed; another process may write there."""
     try:
-        follower = await _Reader.open(settings.data_dir, max_bytes=settings.db_max_bytes)
+        follower = await ReadOnlyStore.open(settings.data_dir, max_bytes=settings.db_max_bytes)
     except StoreUnavailableError as error:
         raise RunError(ExitCode.SETTINGS, str(error)) from None
-    assert isinstance(follower, _Reader)
+    assert isinstance(follower, ReadOnlyStore)
     log.debug("data in %s, which is only read", settings.data_dir)
     try:
         yield follower
@@ -166,35 +161,3 @@ class _StoredSets:
         """See `SetSource`."""
         found = await self._store.items(query, max_items=max_items)
         return ItemSet.from_rows(found.rows, is_sorted=True)
-
-
-class _Reader(LmdbFollower, EventStore):
-    """A store that another process may write; for syncs that only read."""
-
-    async def save(self, events: Sequence[EncodedEvent]) -> list[SaveResult]:
-        """Never asked for.
-
-        Raises:
-            StoreError: Always.
-        """
-        raise StoreError("the data directory is only read here")
-
-    async def delete(self, ids: Sequence[bytes]) -> int:
-        """Likewise."""
-        raise StoreError("the data directory is only read here")
-
-    async def hide(self, wanted: Sequence[HiddenKey]) -> None:
-        """Likewise."""
-        raise StoreError("the data directory is only read here")
-
-    async def show(self, wanted: Sequence[HiddenKey]) -> None:
-        """Likewise."""
-        raise StoreError("the data directory is only read here")
-
-    async def change_markers(self, changes: Mapping[str, bytes | None]) -> None:
-        """Likewise."""
-        raise StoreError("the data directory is only read here")
-
-    def feed(self, after_serial: int | None) -> AsyncIterator[FeedBatch]:
-        """Likewise."""
-        raise StoreError("the data directory is only read here")

@@ -42,7 +42,6 @@ class Limits:
         self._now_s = now_s
         self._use = DailyUse(now_s() // DAY_S)
         self._offenders = Offenders()
-        self._blocking: set[str] = set()
         self._unsaved: dict[str, bytes | None] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -97,18 +96,15 @@ class Limits:
         self._board.publish(changes)
         over = {use.address: use for use in uses if use.was_over and use.address}
         for use in over.values():
-            if lists.curating is None or use.address in lists.blocked or use.address in self._blocking:
-                continue  # what it does while it is blocked, or being blocked, is no further offence
-            self._blocking.add(use.address)
+            if lists.curating is None or use.address in lists.blocked:
+                continue  # what it does while it is blocked is no further offence
             try:
                 await self._offend(use, lists.curating)
             except (CommandError, ControlError) as error:
                 log.warning("address %r is not blocked for going over a limit: %s", use.address, error)
-            finally:
-                self._blocking.discard(use.address)
 
     async def _offend(self, use: Use, config: CuratingConfig) -> None:
-        """Block an address that went over a limit."""
+        """Block an address that went over a limit; that counts once it is blocked, however many tell of it at once."""
         count, block_s = self._offenders.next_offence(use.address, config)
         if block_s:
             reason = f"over the daily limit (offence {count}), last with key {use.pubkey.hex()}"

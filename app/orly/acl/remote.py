@@ -188,6 +188,11 @@ class RemoteAccess:
             raise ControlError(text.removeprefix("error: ")) from None
         except grpc.aio.UsageError:
             raise ControlError("access control is closed") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ControlError("access control is closed") from None  # the channel was, under the call
 
 
 def _place(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[str, int]:

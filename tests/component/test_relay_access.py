@@ -9,6 +9,7 @@ from tests.wsclient import until
 
 from orly.access.commands import AddKey, BlockAddress, DisallowKind, DropKey, UnblockAddress
 from orly.access.curating import CONFIG_D, CONFIG_KIND
+from orly.access.keyset import KeySet
 from orly.access.snapshot import ListName
 from orly.nostr.event import EncodedEvent
 
@@ -67,6 +68,57 @@ async def test_forged_lists_change_nothing(relay: TestedRelay) -> None:
         assert await client.refusal(make_event(FRIEND)) != ""
         assert relay.access.snapshot is not None
         assert not len(relay.access.snapshot.keys[ListName.FOLLOWED_PUBKEYS])
+
+
+MEMBERSHIP = (8000, 8001, 13534, 28934, 28935, 28936)
+"""What says who belongs to a relay (NIP-43)."""
+
+POLICY = 12345
+"""What other versions of ORLY take a policy from."""
+
+
+def commands_of(key: int) -> list[EncodedEvent]:
+    """Events that would change who may do what, if they counted: each names a friend."""
+    tags = [["p", KEYS[FRIEND]], ["member", KEYS[FRIEND]], ["claim", "please"]]
+    bare = [make_event(key, kind=kind, tags=tags, content='{"default_policy":"deny"}') for kind in MEMBERSHIP]
+    return [follow_list(key, FRIEND), config(key, daily_limit="0"), make_event(key, kind=POLICY, tags=tags[:1]), *bare]
+
+
+def forged(event: EncodedEvent) -> bytes:
+    """The event with the signature of another one of its author's."""
+    other = make_event(KEYS.index(event.event.pubkey), content="something else")
+    return event.raw.replace(event.event.sig.encode(), other.event.sig.encode())
+
+
+@on_access(acl_mode="follows")
+async def test_forged_events_of_moderators_change_nothing(relay: TestedRelay) -> None:
+    async with relay.client() as client:
+        for event in [*commands_of(OWNER), *commands_of(ADMIN)]:
+            await client.send_text(f'["EVENT",{forged(event).decode()}]')
+            answer = await client.next("OK")
+            assert answer[2] is False
+            assert answer[3].startswith("invalid: "), answer
+        assert await client.refusal(make_event(FRIEND)) != ""
+        assert nonempty(relay) == {}
+
+
+def nonempty(relay: TestedRelay) -> dict[ListName, KeySet]:
+    lists = relay.access.snapshot
+    assert lists is not None
+    return {name: keys for name, keys in lists.keys.items() if len(keys)}
+
+
+@on_access(acl_mode="curating")
+async def test_events_of_strangers_are_stored_and_change_nothing(relay: TestedRelay) -> None:
+    async with relay.client() as client:
+        await client.accept(config(daily_limit="50", ip_daily_limit="100"))
+        await settled(relay, lambda lists: lists.curating is not None)
+        sent = commands_of(STRANGER)
+        answers = [answer[2] for answer in await client.publish(*sent)]
+        assert answers[:3] == [True] * 3
+        await client.accept(config(at=NOW_S + 1, daily_limit="49", ip_daily_limit="100"))
+        await settled(relay, lambda lists: lists.curating is not None and lists.curating.daily_limit == 49)
+        assert nonempty(relay) == {}
 
 
 @on_access(acl_mode="follows", follows_throttle=True, follows_throttle_increment_s=0.03)

@@ -1,6 +1,7 @@
 """The engine of access control on a real store: lists, rules from events, hiding, limits, restarts and failures."""
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -789,7 +790,8 @@ async def test_a_use_is_the_first_to_notice_another_day(tmp_path: Path, monkeypa
 
 
 @async_test
-async def test_offences_block_an_address(tmp_path: Path) -> None:
+async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with acl_world(tmp_path, CURATING) as world:
         await curating(world, ("first_ban_hours", "2"), ("second_ban_hours", "30"))
         await use(world, ANYBODY, 0, was_over=True)
@@ -819,6 +821,8 @@ async def test_offences_block_an_address(tmp_path: Path) -> None:
             await until(lambda: not world.lists.blocked, "the end of the block")
         await use(world, ANYBODY, 0, address=ELSEWHERE, was_over=True)
         assert until_s(world, await world.engine.entry_of(ListName.BLOCKED_IPS, ELSEWHERE)) == 2 * HOUR_S
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: by=limits ")]
+    assert len(told) == 7, "a block and its end, three times, and a block"
 
 
 @async_test

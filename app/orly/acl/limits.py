@@ -10,7 +10,7 @@ from orly.access.control import ControlError, Use
 from orly.access.curating import CuratingConfig
 from orly.access.snapshot import Change, DayChange, Snapshot
 from orly.acl.board import Board
-from orly.acl.lists import Lists
+from orly.acl.lists import LIMITS, Lists
 from orly.acl.usage import DAY_S, DailyUse, Offenders
 from orly.store.base import MAX_MARKERS, EventStore, Marker, StoreError
 
@@ -108,7 +108,8 @@ class Limits:
         count, block_s = self._offenders.next_offence(use.address, config)
         if block_s:
             reason = f"over the daily limit (offence {count}), last with key {use.pubkey.hex()}"
-            await self._lists.change([BlockAddress(use.address, reason, self._now_s() + block_s)], by="")
+            block = BlockAddress(use.address, reason, self._now_s() + block_s)
+            await self._lists.change([block], by="", told_as=LIMITS)
             log.info("address %s is blocked for %d h: %s", use.address, block_s // 3600, reason)
         self._unsaved[_OFFENCE_PREFIX + use.address] = str(count).encode()
         for forgotten in self._offenders.remember(use.address, count):

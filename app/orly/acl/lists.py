@@ -28,13 +28,16 @@ from orly.acl.kept import INFO_PREFIX, marker_of, marker_prefix, member_text, re
 from orly.store.base import EventStore, HiddenKey, StoreError
 from orly.units import MIB
 
-__all__ = ["HIDING_LISTS", "KEPT_LISTS", "MAX_COMMANDS", "Lists"]
+__all__ = ["HIDING_LISTS", "KEPT_LISTS", "LIMITS", "MAX_COMMANDS", "Lists"]
 
 MAX_COMMANDS: Final = 400
 """Carried out at once; each changes two markers at most."""
 
 MAX_LISTED_BYTES: Final = 16 * MIB
 """What is known of the members in one page; a page ends with the one, of a few MiB, that goes beyond."""
+
+LIMITS: Final = "limits"
+"""Whom the audit names for a block that nobody asked for, and for the end of one that had a time."""
 
 MAX_TOLD: Final = 20
 """Commands of one call that have a line of their own in the log."""
@@ -100,11 +103,11 @@ class Lists:
 
     # Changing
 
-    async def change(self, commands: Sequence[Command], *, by: str) -> None:
-        """See `AccessControl`."""
+    async def change(self, commands: Sequence[Command], *, by: str, told_as: str = "operator") -> None:
+        """See `AccessControl`; `told_as` is whom the audit names where there is no key."""
         if len(commands) > MAX_COMMANDS:
             raise CommandError(f"{len(commands)} commands are more than the {MAX_COMMANDS} that are taken at once")
-        hides = await self._whole(self._change(lambda: commands, by))
+        hides = await self._whole(self._change(lambda: commands, by, told_as))
         if hides and not await self._hider.settled(HIDE_WAIT_S):
             log.info("hiding or showing what was banned or unbanned goes on")
 
@@ -117,7 +120,7 @@ class Lists:
         for _ in range(0, len(self.blocked_until_s), MAX_COMMANDS):
             if not self._ended():
                 return
-            await self._whole(self._change(self._ended, ""))
+            await self._whole(self._change(self._ended, "", LIMITS))
 
     def _ended(self) -> Sequence[Command]:
         now_s = self._now_s()
@@ -131,7 +134,7 @@ class Lists:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
-    async def _change(self, commands: Callable[[], Sequence[Command]], by: str) -> bool:
+    async def _change(self, commands: Callable[[], Sequence[Command]], by: str, told_as: str) -> bool:
         """Whether something is to be hidden, or shown again."""
         async with self._changing:
             planned = commands()
@@ -151,9 +154,9 @@ class Lists:
                 if isinstance(edit.member, str):
                     self._note_block(edit.member, edit.entry)
         for command in planned[:MAX_TOLD]:
-            log.info("audit: by=%s %s", by or "operator", describe(command))
+            log.info("audit: by=%s %s", by or told_as, describe(command))
         if len(planned) > MAX_TOLD:
-            log.info("audit: by=%s and %d more of the kind", by or "operator", len(planned) - MAX_TOLD)
+            log.info("audit: by=%s and %d more of the kind", by or told_as, len(planned) - MAX_TOLD)
         return self._hide(edits)
 
     def _note_block(self, address: str, entry: Entry | None) -> None:

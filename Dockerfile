@@ -1,5 +1,5 @@
-# The whole relay in one image: orly-launcher runs orly-db, the relay workers, and orly-sync-negentropy where that is
-# switched on. See docs/docker.md.
+# The whole relay in one image: orly-launcher runs orly-db, the relay workers, and orly-acl and orly-sync-negentropy where
+# they are asked for. See docs/docker.md.
 # Steps are ordered by how seldom they change. Needs no BuildKit.
 
 # What building and running share: the interpreter, and the authorities that TLS trusts.

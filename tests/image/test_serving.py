@@ -11,9 +11,9 @@ from typing import Any, Final
 import pytest
 from docker import DockerClient
 from nostr_sdk import ClientBuilder, EventBuilder, Filter, Keys, Kind, RelayUrl, ReqTarget, uniffi_set_event_loop
-from tests.factory import make_event
+from tests.factory import KEYS, make_event
 from tests.image.clients import notes, publish, send_all, stored_ids
-from tests.image.container import HARDENED, Appliance, appliance, run_to_end
+from tests.image.container import HARDENED, Appliance, appliance, run_to_end, wait_until
 from tests.wsclient import connect
 
 from orly.services import stop_grace_s
@@ -100,6 +100,17 @@ def test_commands_work_beside_a_running_appliance(engine: DockerClient, image: s
         exported = relay.execute("orly", "export", "-")
         assert sorted(exported.splitlines()) == sorted(lines.splitlines())
         assert "consistent" in relay.execute("orly", "check")
+
+
+def test_an_owner_bans_from_within(engine: DockerClient, image: str) -> None:
+    with appliance(engine, image, environment={**TWO_WORKERS, "ORLY_OWNERS": KEYS[0]}) as relay:
+        assert "orly-acl" in relay.execute("orly", "status")
+        ids = publish(relay.url, notes(5, key=1))
+        relay.execute("orly", "acl", "ban", KEYS[1], "--reason", "spam")
+        wait_until(lambda: stored_ids(relay.url) == [], "what is banned to be hidden")
+        assert "is banned" in relay.execute("orly", "acl", "show", KEYS[1])
+        relay.execute("orly", "acl", "unban", KEYS[1])
+        wait_until(lambda: stored_ids(relay.url) == ids, "what was banned to be shown again")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ overlap, and sets that are equal.
 
     python -m tests.bench.sync                                  # with this project's own relay
     python -m tests.bench.sync --exec 'RELAY {port} {dir}'      # with any relay that a command starts
+    python -m tests.bench.sync --round-trip-ms 100              # with a relay that is that far away
 
 The syncing side is this process, on an LMDB store of its own, as in `orly sync`. Each round starts new relays and new
 stores. What the peer has at first is pushed to it, which is one of the measurements.
@@ -13,13 +14,14 @@ import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import uvloop
 from msgspec import structs
+from tests.bench.delay import far_away
 from tests.bench.measure import ProcessTree
 from tests.bench.peers import BUILT_IN, Launch, Relay, executable
 from tests.bench.workload import load
@@ -83,9 +85,9 @@ class Side:
         for start in range(0, len(events), 512):
             await self.store.save([decode_event(raw) for raw in events[start : start + 512]])
 
-    async def sync(self, name: str, relay: Relay, tree: ProcessTree, direction: Direction) -> Row:
+    async def sync(self, name: str, port: int, tree: ProcessTree, direction: Direction) -> Row:
         """Sync once, and measure."""
-        request = SyncRequest(url=f"ws://127.0.0.1:{relay.port}", filter=Filter(), direction=direction)
+        request = SyncRequest(url=f"ws://127.0.0.1:{port}", filter=Filter(), direction=direction)
         door = Door(self.store, _POLICY, self.verifier, clock.now_s)
         peer_ns, own_ns, started = tree.cpu_ns(), time.process_time_ns(), time.perf_counter()
         result = await sync_with_peer(
@@ -114,27 +116,36 @@ async def opened(directory: Path, events: Sequence[bytes] = ()) -> AsyncIterator
         await store.close()
 
 
-async def measure_transfers(plan: Callable[[int, Path], Launch], events: Sequence[bytes], home: Path) -> None:
+async def measure_transfers(
+    plan: Callable[[int, Path], Launch], events: Sequence[bytes], home: Path, round_trip_ms: float
+) -> None:
     """Push everything, compare equal sets, pull everything."""
-    with Relay("peer", plan, home / "peer-a") as relay:
+    with Relay("peer", plan, home / "peer-a") as relay, at_distance(relay, round_trip_ms) as port:
         tree = await relay.ready()
         async with opened(home / "full", events) as full:
-            say(await full.sync(f"push {len(events)}", relay, tree, Direction.UP))
-            say(await full.sync("equal sets, first", relay, tree, Direction.BOTH))
-            say(await full.sync("equal sets, again", relay, tree, Direction.BOTH))
+            say(await full.sync(f"push {len(events)}", port, tree, Direction.UP))
+            say(await full.sync("equal sets, first", port, tree, Direction.BOTH))
+            say(await full.sync("equal sets, again", port, tree, Direction.BOTH))
         async with opened(home / "empty") as empty:
-            say(await empty.sync(f"pull {len(events)}", relay, tree, Direction.DOWN))
+            say(await empty.sync(f"pull {len(events)}", port, tree, Direction.DOWN))
 
 
-async def measure_overlap(plan: Callable[[int, Path], Launch], events: Sequence[bytes], n_own: int, home: Path) -> None:
+async def measure_overlap(
+    plan: Callable[[int, Path], Launch], events: Sequence[bytes], n_own: int, home: Path, round_trip_ms: float
+) -> None:
     """Both ways, with so many events that only one side has, on each side."""
-    with Relay("peer", plan, home / "peer-b") as relay:
+    with Relay("peer", plan, home / "peer-b") as relay, at_distance(relay, round_trip_ms) as port:
         tree = await relay.ready()
         async with opened(home / "theirs", events[n_own:]) as theirs:
-            await theirs.sync("", relay, tree, Direction.UP)
+            await theirs.sync("", port, tree, Direction.UP)
         async with opened(home / "ours", events[: len(events) - n_own]) as ours:
             name = f"{len(events) - 2 * n_own} + {n_own}/{n_own} both ways"
-            say(await ours.sync(name, relay, tree, Direction.BOTH))
+            say(await ours.sync(name, port, tree, Direction.BOTH))
+
+
+def at_distance(relay: Relay, round_trip_ms: float) -> AbstractContextManager[int]:
+    """The port at which a relay is that far away."""
+    return far_away(relay.port, round_trip_ms) if round_trip_ms else nullcontext(relay.port)
 
 
 def with_negentropy(plan: Callable[[int, Path], Launch]) -> Callable[[int, Path], Launch]:
@@ -160,6 +171,7 @@ async def main() -> None:
     options.add_argument("--events", type=int, default=60_000, help="how many events in all")
     options.add_argument("--own", type=int, default=5_000, help="events that only one side has, for the overlap")
     options.add_argument("--rounds", type=int, default=1, help="how often")
+    options.add_argument("--round-trip-ms", type=float, default=0, help="how far away the peer is")
     arguments = options.parse_args()
     logging.basicConfig(level=logging.INFO)
     plan = executable(arguments.exec) if arguments.exec else with_negentropy(BUILT_IN[arguments.relay])
@@ -167,8 +179,8 @@ async def main() -> None:
     say(HEAD)
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory(prefix="orly-bench-sync-") as home:
-            await measure_transfers(plan, events, Path(home) / "transfers")
-            await measure_overlap(plan, events, arguments.own, Path(home) / "overlap")
+            await measure_transfers(plan, events, Path(home) / "transfers", arguments.round_trip_ms)
+            await measure_overlap(plan, events, arguments.own, Path(home) / "overlap", arguments.round_trip_ms)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,36 @@ def test_a_long_journal_is_written_anew_and_readers_begin_again(
     assert_sound(tmp_path)
 
 
+@pytest.mark.parametrize("max_shown", [1, 2, 1000])
+def test_who_was_shown_before_is_hidden_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_shown: int
+) -> None:
+    monkeypatch.setattr(hiding, "MAX_SHOWN", max_shown)
+    authors = [HiddenKey(bytes.fromhex(key), True) for key in KEYS[:4]]
+    events = [[fake_event(key, created_at=NOW_S + n) for key in range(4)] for n in range(4)]
+
+    async def seen(store: LmdbStore) -> set[str]:
+        return {raw[7:71].decode() for raw in await store.versions(MOST)}
+
+    async def main() -> None:
+        store = await opened(tmp_path)
+        await store.hide([authors[3]])
+        await store.save(events[0])
+        await store.save(events[1])  # of authors who have been looked up
+        assert await seen(store) == {event.event.id for event in (*events[0][:3], *events[1][:3])}
+        await store.hide([authors[0], HiddenKey(events[2][1].id, False)])
+        await store.save(events[2])
+        wanted = {event.event.id for n in (0, 1) for event in events[n][1:3]} | {events[2][2].event.id}
+        assert await seen(store) == wanted
+        await store.show([authors[0], authors[3]])
+        await store.save(events[3])
+        assert await seen(store) == {event.event.id for row in events for event in row} - {events[2][1].event.id}
+        await store.close()
+
+    asyncio.run(main())
+    assert_sound(tmp_path)
+
+
 @pytest.mark.parametrize("is_hidden", [True, False])
 @pytest.mark.parametrize("n_steps", [0, 1, 2])
 def test_what_was_broken_off_is_finished_when_it_is_asked_for_again(

@@ -125,19 +125,43 @@ def compact_if_long(tables: Environment) -> None:
         log.warning("the journal of what is hidden stays long: %s", translate_error(error, tables.directory))
 
 
+MAX_SHOWN: Final = 20_000
+"""Authors that need not be looked up, about 2 MB: among a million hidden keys that would cost microseconds an event."""
+
+
 class HiddenKeys:
-    """The keys as one transaction sees and changes them."""
+    """The keys as one transaction sees and changes them.
 
-    __slots__ = ("_has_any", "_tables", "_txn")
+    Args:
+        tables: Where they are.
+        txn: The transaction.
+        shown: Authors of whom it is known that they are not hidden; handed on from one transaction to the next.
+    """
 
-    def __init__(self, tables: Environment, txn: Any) -> None:
+    __slots__ = ("_changed", "_has_authors", "_has_events", "_shown", "_tables", "_txn")
+
+    def __init__(self, tables: Environment, txn: Any, shown: set[bytes]) -> None:
         self._tables = tables
         self._txn = txn
-        self._has_any = tables.hidden_keys is not None and bool(txn.stat(tables.hidden_keys)["entries"])
+        self._shown = shown
+        self._changed = False
+        self._has_authors = self._has(AUTHOR)
+        self._has_events = self._has(EVENT)
+
+    def _has(self, prefix: bytes) -> bool:
+        table = self._tables.hidden_keys
+        if table is None or not self._txn.stat(table)["entries"]:
+            return False
+        with self._txn.cursor(table) as cursor:
+            return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
 
     def cover(self, event: EncodedEvent) -> bool:
         """Whether an event that is stored now is hidden from the start."""
-        return self._has_any and (self.covers(AUTHOR + event.pubkey) or self.covers(EVENT + event.id))
+        if self._has_authors and event.pubkey not in self._shown:
+            if self.covers(AUTHOR + event.pubkey):
+                return True
+            self._remember(event.pubkey)
+        return self._has_events and self.covers(EVENT + event.id)
 
     def covers(self, key: bytes) -> bool:
         """Whether what the key stands for is hidden."""
@@ -146,11 +170,24 @@ class HiddenKeys:
     def set(self, key: bytes, state: bytes) -> None:
         """Note how far a key has got."""
         self._txn.put(key, state, db=self._tables.hidden_keys)
-        self._has_any = True
+        self._forget()
+        self._has_authors |= key.startswith(AUTHOR)
+        self._has_events |= key.startswith(EVENT)
 
     def drop(self, key: bytes) -> None:
         """Forget a key."""
+        self._forget()
         self._txn.delete(key, db=self._tables.hidden_keys)
+
+    def _remember(self, author: bytes) -> None:
+        if not self._changed:  # what is committed, and stays so if this transaction is not
+            if len(self._shown) >= MAX_SHOWN:
+                self._shown.clear()
+            self._shown.add(author)
+
+    def _forget(self) -> None:
+        self._changed = True
+        self._shown.clear()
 
 
 def packed_key(wanted: HiddenKey) -> bytes:

@@ -74,6 +74,7 @@ class LmdbStore(LmdbReads, EventStore):
         super().__init__(tables, now_s=now_s, monotonic_s=monotonic_s)
         self._own_urls = tuple(own_urls)
         self._keep_versions = keep_versions
+        self._shown_authors: set[bytes] = set()
         self._hub = FeedHub(self.read_after, self.hidden_among)
         self._tail = Tail(generation_events)
         self._followed: FollowedTail | None = None
@@ -138,6 +139,7 @@ class LmdbStore(LmdbReads, EventStore):
             now_s=self._now_s(),
             own_urls=self._own_urls,
             keep_versions=self._keep_versions,
+            shown_authors=self._shown_authors,
         )
 
     def _committed(self, transaction: Transaction) -> None:

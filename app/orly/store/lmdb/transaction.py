@@ -54,7 +54,15 @@ class Transaction:
     """
 
     def __init__(
-        self, tables: Environment, txn: Any, tail: Tail, *, now_s: int, own_urls: Sequence[str], keep_versions: bool
+        self,
+        tables: Environment,
+        txn: Any,
+        tail: Tail,
+        *,
+        now_s: int,
+        own_urls: Sequence[str],
+        keep_versions: bool,
+        shown_authors: set[bytes],
     ) -> None:
         self.stored: list[StoredEvent] = []
         self.ephemeral: list[EncodedEvent] = []
@@ -75,7 +83,7 @@ class Transaction:
         self._undo: list[tuple[EncodedEvent, int, Generation | None]] = []
         self._removed_waiting: list[bytes] = []
         self.tombstones = Tombstones(tables, txn)
-        self.hidden_keys = HiddenKeys(tables, txn)
+        self.hidden_keys = HiddenKeys(tables, txn, shown_authors)
         self._born_hidden: list[bytes] = []
         self._has_versions = bool(txn.stat(tables.versions)["entries"])
 

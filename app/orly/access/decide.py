@@ -177,6 +177,8 @@ def refuse_write(snapshot: Snapshot, event: EncodedEvent, standing: Standing) ->
         return None
     if snapshot.banned_pubkeys.size and author in snapshot.banned_pubkeys:
         return _AUTHOR_BANNED
+    if rules.mode is Mode.NONE:
+        return None
     if rules.mode is Mode.CURATING:
         return _refuse_in_curating(snapshot, event, standing)
     if standing.moderates or standing.is_peer or _level_by_mode(snapshot, author) >= Level.WRITE:

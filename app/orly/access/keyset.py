@@ -8,10 +8,13 @@ from itertools import compress, count, islice
 from operator import ge
 from typing import Final
 
-__all__ = ["KEY_BYTES", "KeySet"]
+__all__ = ["KEY_BYTES", "MAX_ANSWERS", "KeySet"]
 
 KEY_BYTES: Final = 32
 """A public key, or an event id."""
+
+MAX_ANSWERS: Final = 10_000
+"""Answers that a set keeps which is told to keep them, less than 2 MB."""
 
 _PREFIX_BYTES: Final = 8
 _BUCKET_SHIFT: Final = 52
@@ -35,7 +38,7 @@ class KeySet:
         ValueError: The rows are not that.
     """
 
-    __slots__ = ("_added", "_prefixes", "_removed", "_rows", "_starts", "size")
+    __slots__ = ("_added", "_answers", "_keeps_answers", "_prefixes", "_removed", "_rows", "_starts", "size")
 
     def __init__(self, rows: bytes = b"") -> None:
         if len(rows) % KEY_BYTES:
@@ -49,6 +52,8 @@ class KeySet:
         self._starts = _starts(self._prefixes)
         self._added: set[bytes] = set()
         self._removed: set[bytes] = set()
+        self._answers: dict[bytes, bool] = {}
+        self._keeps_answers = False
         self.size = len(self._prefixes)
 
     @classmethod
@@ -56,10 +61,25 @@ class KeySet:
         """A set of keys that come in any order."""
         return cls(b"".join(sorted(set(keys))))
 
+    def keep_answers(self) -> None:
+        """Have the same question answered at once the next time.
+
+        Worth it for a list of authors, who come again and again, and not for one of event ids.
+        """
+        self._keeps_answers = True
+
     def __contains__(self, key: bytes) -> bool:
-        if key in self._added:
-            return True
-        return bool(self._prefixes) and self._is_in_rows(key) and key not in self._removed
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = key in self._added or (bool(self._prefixes) and self._is_in_rows(key) and key not in self._removed)
+            if self._keeps_answers:
+                self._keep(key, answer)
+        return answer
+
+    def _keep(self, key: bytes, answer: bool) -> None:
+        if len(self._answers) >= MAX_ANSWERS:
+            self._answers.clear()
+        self._answers[key] = answer
 
     def _is_in_rows(self, key: bytes) -> bool:
         prefixes, starts = self._prefixes, self._starts
@@ -84,16 +104,17 @@ class KeySet:
             self._removed.discard(key)
         else:
             self._added.add(key)
-        self._count()
+        self._has_changed()
 
     def discard(self, key: bytes) -> None:
         """Take a key out; one that is not there is no error."""
         self._added.discard(key)
         if self._is_in_rows(key):
             self._removed.add(key)
-        self._count()
+        self._has_changed()
 
-    def _count(self) -> None:
+    def _has_changed(self) -> None:
+        self._answers.clear()
         self.size = len(self._prefixes) + len(self._added) - len(self._removed)
 
     def __len__(self) -> int:

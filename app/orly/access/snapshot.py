@@ -214,6 +214,8 @@ class Snapshot:
 
     def _bind(self) -> None:
         keys = self._keys
+        for name in PUBKEY_LISTS:
+            keys[name].keep_answers()
         self.allowed_events = keys[ListName.ALLOWED_EVENTS]
         self.allowed_pubkeys = keys[ListName.ALLOWED_PUBKEYS]
         self.banned_events = keys[ListName.BANNED_EVENTS]

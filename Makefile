@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# How many processes run tests at the same time. Most tests wait for programs they have started.
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 GENERATED := app/orly/pb/.generated
 LOCK := packaging/requirements.lock
@@ -44,7 +46,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
 
 bench: setup ## compare with other relays; takes a few minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

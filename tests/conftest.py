@@ -1,6 +1,7 @@
 """Which tiers run: the image tier needs Docker, so a developer asks for it; CI always has it."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves the image tier out where it was not asked for."""
     return True if collection_path == IMAGE_TIER and not _has_image_tier(config) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has pytest-xdist run the tests of a file in one process, and the image tier, whose files share an image, too."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("image" if IMAGE_TIER in item.path.parents else file))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Has what a test has printed or logged reach the process that reports it, lone surrogates included."""
+    return _encodable((yield))
+
+
+def _encodable(found: object) -> object:
+    match found:
+        case str():
+            return found.encode("utf-8", "backslashreplace").decode()
+        case list() | tuple():
+            return type(found)(map(_encodable, found))
+        case dict():
+            return {_encodable(key): _encodable(value) for key, value in found.items()}
+        case _:
+            return found
 
 
 def pytest_report_header(config: pytest.Config) -> str:

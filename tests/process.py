@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,10 @@ STOP_S: Final = 20.0
 _LISTENING: Final = "listening on "
 _POLL_S: Final = 0.01
 
+_FIRST_PORT: Final = 20_000
+_END_PORT: Final = 32_000
+_PORT_SHARES: Final = 8
+
 
 def clean_environment(home: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """The variables on top of what any process needs; nothing that concerns the relay is inherited."""
@@ -59,11 +64,29 @@ def clean_environment(home: Path, variables: Mapping[str, str]) -> dict[str, str
     return {**kept, "HOME": str(home), **variables}
 
 
+def _ports() -> Iterator[int]:
+    """Ports that no connection is given (on Linux: below 32768), other ones for each pytest worker, over and over."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PORT_SHARES
+    share = range(_FIRST_PORT + worker, _END_PORT, _PORT_SHARES)
+    return islice(cycle(share), os.getpid() % len(share), None)
+
+
+_PORTS: Final = _ports()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on now, for a program that is told where to listen.
+
+    A connection made meanwhile, by whatever runs beside it, does not take it away.
+    """
+    for port in islice(_PORTS, (_END_PORT - _FIRST_PORT) // _PORT_SHARES):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError(f"no port from {_FIRST_PORT} to {_END_PORT} is free")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.process import free_port
 
 from orly.appliance.healthcheck import ASKED_PER_WORKER, main, probe_grpc, probe_http
 from orly.appliance.plan import PLAN_FILE, Plan, Program, Trust, write_plan
@@ -41,9 +42,7 @@ def http_answer(status: str, body: str = "") -> bytes:
 
 def unused_address() -> str:
     """An address where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.mark.parametrize(

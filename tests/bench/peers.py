@@ -7,7 +7,6 @@ import random
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from tests.bench.client import Endpoint, fetch
 from tests.bench.errors import BenchError
 from tests.bench.measure import ProcessTree
 from tests.bench.workload import request
+from tests.process import free_port
 
 __all__ = ["BUILT_IN", "DEFAULT", "Launch", "Relay", "executable", "orly_command", "orly_environment", "python_tool"]
 
@@ -45,7 +45,7 @@ class Relay:
     def __init__(self, name: str, plan: Callable[[int, Path], Launch], directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.name = name
-        self.port = _free_port()
+        self.port = free_port()
         self.launch = plan(self.port, directory)
         self.endpoint = Endpoint(host="127.0.0.1", port=self.port)
         self._log = directory / "output.log"
@@ -188,7 +188,7 @@ def _appliance(*, workers: int, direct_read: bool) -> Callable[[int, Path], Laun
             command=(python_tool("orly-launcher"),),
             environment={
                 **orly_environment(directory, port),
-                "ORLY_DB_LISTEN": f"127.0.0.1:{_free_port()}",
+                "ORLY_DB_LISTEN": f"127.0.0.1:{free_port()}",
                 "ORLY_DB_DIRECT_READ": "true" if direct_read else "false",
                 "ORLY_RELAY_WORKERS": str(workers),
                 "ORLY_RUN_DIR": str(directory / "run"),
@@ -241,13 +241,6 @@ def _nostr_relay(port: int, directory: Path) -> Launch:
 
 def _plain_environment(directory: Path) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(directory)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 BUILT_IN: Final[dict[str, Callable[[int, Path], Launch]]] = {

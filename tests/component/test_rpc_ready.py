@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.component.rpc_world import DEADLINE_S, PROBE, TOKEN, Certificates, serving_probe
+from tests.process import free_port
 from tests.transport import run_async
 
 from orly.rpc.channel import AccessRefusedError, NotReadyError, channel_from_settings, wait_ready
@@ -37,9 +38,7 @@ async def not_ready(
 
 
 def closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.mark.parametrize("service", [PROBE, ""])

@@ -8,19 +8,13 @@ from ipaddress import ip_address
 from typing import Literal
 
 import pytest
+from tests.process import free_port
 from tests.transport import Echo, run_async, serving
 from tests.wsclient import CLOSE, TEXT, RawClient, connect, frame, http, until
 
 from orly.relay.options import options_from_settings
 from orly.relay.server import AddressNotAvailable, PortInUse, ServeError, allow_open_files, bind
 from orly.settings import Settings
-
-
-def free_port() -> int:
-    with bind("127.0.0.1", 0) as listener:
-        port = listener.getsockname()[1]
-    assert isinstance(port, int)
-    return port
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -1,7 +1,6 @@
 """Compose as an operator calls it, on a copy of the files under a name of their own, always taken down."""
 
 import shutil
-import socket
 import subprocess
 import sys
 import uuid
@@ -15,17 +14,10 @@ from docker import DockerClient
 from tests.image.container import Appliance
 from tests.process import clean_environment
 
-__all__ = ["Project", "free_port", "project"]
+__all__ = ["Project", "project"]
 
 COMPOSE_FILES: Final = Path(__file__).parents[2] / "compose"
 COMMAND_S: Final = 180
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _compose() -> Sequence[str]:

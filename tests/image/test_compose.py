@@ -15,8 +15,9 @@ from tests.factory import KEYS, SECRETS, make_event
 from tests.image.clients import information, notes, publish, stored_ids
 from tests.image.conftest import build
 from tests.image.container import HARDENED, Appliance, wait_until
-from tests.image.project import Project, free_port, project
+from tests.image.project import Project, project
 from tests.image.test_serving import grace_s
+from tests.process import free_port
 from tests.wsclient import DEADLINE_S, Client
 from websockets.asyncio.client import connect as ws_connect
 

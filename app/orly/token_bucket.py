@@ -39,6 +39,10 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def give_back(self) -> None:
+        """Undo one `take`."""
+        self._tokens = min(self._tokens + 1, self._burst)
+
 
 class KeyedBuckets:
     """A bucket for each of many, made when it is first asked for.
@@ -75,3 +79,9 @@ class KeyedBuckets:
         else:
             self._buckets.move_to_end(who)
         return bucket.take(now_s)
+
+    def give_back(self, who: Hashable) -> None:
+        """Undo one `take` of somebody's."""
+        bucket = self._buckets.get(who)
+        if bucket is not None:
+            bucket.give_back()

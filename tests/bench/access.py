@@ -86,7 +86,7 @@ def _rows(total: int) -> list[list[str]]:
     cost = _cpu_us(lambda: standing_of(snapshot, [unknown], "192.0.2.1"))
     rows.append(["look again at a connection after a change", f"{cost:.2f} us"])
     begin = time.process_time()
-    parts = snapshot_parts(snapshot)
+    parts = list(snapshot_parts(snapshot))
     sent = time.process_time() - begin
     begin = time.process_time()
     reader = SnapshotReader(0)

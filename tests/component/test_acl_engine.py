@@ -37,7 +37,7 @@ from orly.access.commands import (
     SetInfo,
     UnblockAddress,
 )
-from orly.access.control import ControlError, Use
+from orly.access.control import ControlError, Use, UseMark
 from orly.access.curating import CuratingConfig
 from orly.access.levels import Mode
 from orly.access.snapshot import EVENT_LISTS, KEY_LISTS, KeyChange, ListName, Rules, Snapshot
@@ -49,7 +49,7 @@ from orly.acl.kept import marker_prefix
 from orly.acl.lists import KEPT_LISTS, MAX_COMMANDS, Lists
 from orly.nostr.event import EncodedEvent
 from orly.nostr.kinds import MAX_KIND
-from orly.store.base import HiddenKey, SaveStatus, StoreError
+from orly.store.base import MAX_MARKERS, HiddenKey, SaveStatus, StoreError
 
 ADDRESS, ELSEWHERE = "192.0.2.1", "2001:db8::1"
 BANNED, BLACKLISTED = ListName.BANNED_PUBKEYS, ListName.BLACKLISTED_PUBKEYS
@@ -721,6 +721,17 @@ async def use(world: AclWorld, number: int, count: int, *, address: str = ADDRES
     await world.engine.used([Use(key(number), address, count, was_over)])
 
 
+async def over(world: AclWorld, number: int, count: int = 0, *, address: str = ADDRESS) -> None:
+    """Tell that an address went over a limit, and wait for what comes of it."""
+    await use(world, number, count, address=address, was_over=True)
+    await punished(world)
+
+
+async def punished(world: AclWorld) -> None:
+    """Wait until nobody is to be blocked."""
+    await until(lambda: world.engine._limits._punishing is None, "the blocks")
+
+
 async def curating(world: AclWorld, *tags: tuple[str, ...]) -> None:
     """Set the relay up."""
     await world.put(config_event(OWNER, ("daily_limit", "5"), *tags))
@@ -744,7 +755,8 @@ async def test_counts_survive_a_restart(tmp_path: Path) -> None:
         counts = {key(ANYBODY): 2, key(OTHER): 5, ADDRESS: 3}
         assert world.lists.used == counts
         assert world.lists.day == NOW_S // DAY_S
-        await world.until_kept("acl/use/", f"a/{ADDRESS}", *(f"k/{each}" for each in sorted((KEYS[2], KEYS[3]))))
+        whos = [f"a/{ADDRESS}", *(f"k/{each}" for each in sorted((KEYS[2], KEYS[3])))]
+        await world.until_kept("acl/use/", *(f"{NOW_S // DAY_S}/{each}" for each in whos))
         await use(world, OTHER, 1)
         await world.restart()
         assert world.lists.used == {key(ANYBODY): 2, key(OTHER): 6, ADDRESS: 4}
@@ -756,7 +768,7 @@ async def test_counts_survive_a_restart(tmp_path: Path) -> None:
 async def test_another_day_begins_with_nothing(tmp_path: Path) -> None:
     async with acl_world(tmp_path, CURATING) as world:
         await use(world, ANYBODY, 2)
-        await world.until_kept("acl/use/", f"a/{ADDRESS}", f"k/{KEYS[ANYBODY]}")
+        await world.until_kept("acl/use/", *(f"{NOW_S // DAY_S}/{each}" for each in (f"a/{ADDRESS}", f"k/{KEYS[2]}")))
         midnight = (NOW_S // DAY_S + 1) * DAY_S
         world.clock.now = midnight - 1
         await use(world, ANYBODY, 1)
@@ -794,7 +806,7 @@ async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptu
     caplog.set_level(logging.INFO)
     async with acl_world(tmp_path, CURATING) as world:
         await curating(world, ("first_ban_hours", "2"), ("second_ban_hours", "30"))
-        await use(world, ANYBODY, 0, was_over=True)
+        await over(world, ANYBODY)
         entry = await world.engine.entry_of(ListName.BLOCKED_IPS, ADDRESS)
         assert until_s(world, entry) == 2 * HOUR_S
         assert entry == Entry(
@@ -802,7 +814,7 @@ async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptu
             added_s=NOW_S,
             until_s=NOW_S + 2 * HOUR_S,
         )
-        await use(world, OTHER, 0, was_over=True)
+        await over(world, OTHER)
         assert await world.engine.entry_of(ListName.BLOCKED_IPS, ADDRESS) == entry, "it is blocked already"
         world.clock.now += 2 * HOUR_S - 1
         await world.restart()
@@ -812,14 +824,14 @@ async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptu
         assert await world.members(ListName.BLOCKED_IPS) == {}
         for offence in (2, 3):
             await world.restart()
-            await use(world, ANYBODY, 0, was_over=True)
+            await over(world, ANYBODY)
             entry = await world.engine.entry_of(ListName.BLOCKED_IPS, ADDRESS)
             assert until_s(world, entry) == 30 * HOUR_S
             assert entry is not None
             assert f"(offence {offence})" in entry.reason
             world.clock.now += 30 * HOUR_S
             await until(lambda: not world.lists.blocked, "the end of the block")
-        await use(world, ANYBODY, 0, address=ELSEWHERE, was_over=True)
+        await over(world, ANYBODY, address=ELSEWHERE)
         assert until_s(world, await world.engine.entry_of(ListName.BLOCKED_IPS, ELSEWHERE)) == 2 * HOUR_S
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("audit: by=limits ")]
     assert len(told) == 7, "a block and its end, three times, and a block"
@@ -828,16 +840,16 @@ async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptu
 @async_test
 async def test_what_is_no_offence(tmp_path: Path) -> None:
     async with acl_world(tmp_path, CURATING) as world:
-        await use(world, ANYBODY, 0, was_over=True)
+        await over(world, ANYBODY)
         assert world.lists.blocked == set(), "the relay is not set up"
         await curating(world, ("first_ban_hours", "0"))
-        await use(world, ANYBODY, 0, address="", was_over=True)
+        await over(world, ANYBODY, address="")
         await use(world, ANYBODY, 9, address=ELSEWHERE)
-        await use(world, ANYBODY, 0, was_over=True)
+        await over(world, ANYBODY)
         assert world.lists.blocked == set(), "the first time is free"
-        await use(world, ANYBODY, 0, was_over=True)
+        await over(world, ANYBODY)
         assert world.lists.blocked == {ADDRESS}
-        await use(world, ANYBODY, 1, address="nowhere", was_over=True)
+        await over(world, ANYBODY, 1, address="nowhere")
         assert world.lists.used["nowhere"] == 1
         assert world.lists.blocked == {ADDRESS}
 
@@ -847,13 +859,34 @@ async def test_what_two_processes_tell_at_once_is_one_offence(tmp_path: Path) ->
     async with acl_world(tmp_path, CURATING) as world:
         await curating(world)
         world.store.hold_changes()
-        calls = [asyncio.create_task(use(world, number, 1, was_over=True)) for number in (ANYBODY, OTHER, 4)]
-        await until(lambda: world.store.n_waiting >= 1 and len(world.lists.used) == 4, "the reports")
+        for number in (ANYBODY, OTHER, 4):
+            await asyncio.wait_for(use(world, number, 1, was_over=True), DEADLINE_S)
+            await until(lambda: world.store.n_waiting >= 1, "the block")
+        assert len(world.lists.used) == 4, "nobody waits for blocks"
         world.store.let_changes()
-        await asyncio.wait_for(asyncio.gather(*calls), DEADLINE_S)
+        await punished(world)
         assert until_s(world, await world.engine.entry_of(ListName.BLOCKED_IPS, ADDRESS)) == HOUR_S
         await world.until_kept("acl/offence/", ADDRESS)
         assert await world.store.marker("acl/offence/" + ADDRESS) == b"1"
+
+
+@async_test
+async def test_many_offenders_are_blocked_together(tmp_path: Path) -> None:
+    addresses = [f"198.51.{n // 250}.{n % 250}" for n in range(MAX_COMMANDS + 1)]
+    async with acl_world(tmp_path, CURATING) as world:
+        await curating(world)
+        blocked: list[int] = []
+
+        async def count(changes: Any) -> None:
+            n_blocks = sum(marker.startswith(marker_prefix(ListName.BLOCKED_IPS)) for marker in changes)
+            blocked.extend([n_blocks] if n_blocks else [])
+
+        world.store.on_change = count
+        await world.engine.used([Use(key(ANYBODY), address, 0, was_over=True) for address in addresses])
+        await punished(world)
+        world.store.on_change = None
+        assert world.lists.blocked == set(addresses)
+        assert blocked == [MAX_COMMANDS, 1]
 
 
 @async_test
@@ -861,11 +894,11 @@ async def test_an_offence_that_could_not_be_punished_does_not_count(tmp_path: Pa
     async with acl_world(tmp_path, CURATING) as world:
         await curating(world)
         world.store.change_error = FULL
-        await use(world, ANYBODY, 3, was_over=True)
+        await over(world, ANYBODY, 3)
         assert world.lists.blocked == set()
         assert world.lists.used == {key(ANYBODY): 3, ADDRESS: 3}, "it is counted once, and not reported again"
         world.store.change_error = None
-        await use(world, ANYBODY, 0, was_over=True)
+        await over(world, ANYBODY)
         assert until_s(world, await world.engine.entry_of(ListName.BLOCKED_IPS, ADDRESS)) == HOUR_S
 
 
@@ -875,11 +908,62 @@ async def test_offences_that_are_forgotten_are_kept_no_longer(tmp_path: Path, mo
     async with acl_world(tmp_path, CURATING) as world:
         await curating(world)
         for address in ("192.0.2.3", "192.0.2.1", "192.0.2.2"):
-            await use(world, ANYBODY, 0, address=address, was_over=True)
+            await over(world, ANYBODY, address=address)
         await world.until_kept("acl/offence/", "192.0.2.1", "192.0.2.2")
         monkeypatch.setattr(usage, "MAX_OFFENDERS", 1)
         await world.restart()
         await world.until_kept("acl/offence/", "192.0.2.2")
+
+
+@async_test
+async def test_a_report_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    async with acl_world(tmp_path, CURATING) as world:
+        today = NOW_S // DAY_S
+        uses = [Use(key(ANYBODY), ADDRESS, 2)]
+        for mark in (UseMark(b"one", 1, today), UseMark(b"one", 1, today), UseMark(b"one", 2, today - 1)):
+            await world.engine.used(uses, mark=mark)
+        assert world.lists.used == {key(ANYBODY): 2, ADDRESS: 2}
+        await world.engine.used(uses, mark=UseMark(b"one", 2, today))
+        await world.engine.used(uses, mark=UseMark(b"other", 1, today + 1))
+        assert world.lists.used == {key(ANYBODY): 6, ADDRESS: 6}
+
+
+@async_test
+async def test_counts_are_no_news(tmp_path: Path) -> None:
+    async with acl_world(tmp_path, CURATING) as world:
+        heard: list[int] = []
+        leave = world.engine.listen(lambda: heard.append(world.lists.version))
+        revision, version = world.lists.revision, world.lists.version
+        await use(world, ANYBODY, 2)
+        world.clock.now += DAY_S
+        await use(world, ANYBODY, 2)
+        assert world.lists.version > version
+        assert (world.lists.revision, heard) == (revision, [])
+        await world.change(BlockAddress(ADDRESS))
+        assert world.lists.revision > revision
+        assert heard == [world.lists.version]
+        leave()
+
+
+@async_test
+async def test_counts_of_other_days_are_removed_little_by_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "TICK_S", 1_000)
+    today = NOW_S // DAY_S
+    async with acl_world(tmp_path, CURATING, is_started=False) as world:
+        for start in range(0, MAX_MARKERS + 1, MAX_MARKERS):
+            some = range(start, min(start + MAX_MARKERS, MAX_MARKERS + 1))
+            await world.store.change_markers({f"acl/use/{today - 1}/a/{n:05}": b"1" for n in some})
+        await world.store.change_markers({f"acl/use/{today}/a/{ADDRESS}": b"7", f"acl/use/{today + 1}/a/x": b"1"})
+        await world.engine.start()
+        assert world.lists.used == {ADDRESS: 7}
+        left = []
+        for _ in range(4):
+            await world.engine._limits.tick()
+            left.append(len(await world.kept(f"acl/use/{today - 1}/")))
+        assert left == [1, 0, 0, 0]
+        assert await world.kept("acl/use/") == [f"acl/use/{today}/a/{ADDRESS}"]
 
 
 @async_test
@@ -889,7 +973,7 @@ async def test_counts_wait_for_a_store_that_fails(tmp_path: Path) -> None:
         await use(world, ANYBODY, 2, address="")
         await until(lambda: world.store.n_refused >= 2, "further attempts")
         world.store.change_error = None
-        await world.until_kept("acl/use/", f"k/{KEYS[ANYBODY]}")
+        await world.until_kept("acl/use/", f"{NOW_S // DAY_S}/k/{KEYS[ANYBODY]}")
 
 
 @async_test

@@ -41,10 +41,11 @@ from orly.access.commands import (
     SetInfo,
     UnblockAddress,
 )
-from orly.access.control import ControlError, Listed, Use
+from orly.access.control import ControlError, Listed, Use, UseMark
 from orly.access.curating import CONFIG_D, CONFIG_KIND, CuratingConfig
 from orly.access.levels import Mode
 from orly.access.snapshot import (
+    DAY_S,
     KEY_LISTS,
     AddressChange,
     Change,
@@ -320,7 +321,11 @@ async def test_kinds(tmp_path: Path) -> None:
         ),
         ("UnbanEvent", lists_pb2.EventRequest(event_id=""), "'' is not 64 hex digits"),
         ("MarkSpam", lists_pb2.MarkSpamRequest(event_id=EVENT_ID, pubkey="x"), "'x' is not 64 hex digits"),
-        ("BlockIP", lists_pb2.IPReasonRequest(ip="192.0.2.0/24"), "'192.0.2.0/24' is no IP address"),
+        (
+            "BlockIP",
+            lists_pb2.IPReasonRequest(ip="192.0.2.0/24"),
+            "'192.0.2.0/24' is no IP address, and no IPv6 network of 64 bits",
+        ),
         ("BlockIP", lists_pb2.IPReasonRequest(ip="fe80::1%eth0"), "write the address without its zone: fe80::1"),
         ("AddFollow", types_pb2.AddFollowRequest(pubkey=b"x"), "a key has 32 bytes, not 1"),
         (
@@ -356,6 +361,12 @@ async def test_kinds(tmp_path: Path) -> None:
             "the message cannot be read: a member of 65 characters is too long",
         ),
         ("ReportUse", watch_pb2.ReportUseRequest(uses=encode([Use(b"x", "", 1)])), "a key has 32 bytes, not 1"),
+        (
+            "ReportUse",
+            watch_pb2.ReportUseRequest(uses=encode([]), mark=encode(UseMark(bytes(17), 1, 1))),
+            "a process that reports is named by 16 bytes, not 17",
+        ),
+        ("ReportUse", watch_pb2.ReportUseRequest(uses=encode([]), mark=b"\xc1"), "the message cannot be read: "),
         (
             "ReportUse",
             watch_pb2.ReportUseRequest(uses=encode([Use(bytes(32), "::FFFF:192.0.2.1", 1)])),
@@ -1064,7 +1075,7 @@ def test_changes_that_make_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     @async_test
     async def play() -> None:
         address = f"unix:{tmp_path}/fake"
-        fake = Fake([*whole(first), message], [b"\xff"], [*whole(second), changed(UseChange(ADDRESS, 3))])
+        fake = Fake([*whole(first), message], [b"\xff"], [*whole(second), changed(AddressChange(ELSEWHERE, True))])
         async with following(address, waits=False) as access, fake.serving(address):
             seen: list[tuple[int, list[bytes]]] = []
 
@@ -1073,7 +1084,7 @@ def test_changes_that_make_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 seen.append((access.snapshot.version, list(access.snapshot.keys[BANNED])))
 
             access.listen(look)
-            second.apply(UseChange(ADDRESS, 3))
+            second.apply(AddressChange(ELSEWHERE, True))
             await until(lambda: access.snapshot == second, "lists that make sense")
             versions, keys = zip(*seen, strict=True)
             assert list(versions) == sorted(set(versions))
@@ -1146,7 +1157,7 @@ def test_parts_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot.apply(DayChange(7))
     snapshot.apply(UseChange(key(OTHER), 3))
     snapshot.apply(UseChange(ADDRESS, 4))
-    parts = snapshot_parts(snapshot)
+    parts = list(snapshot_parts(snapshot))
     assert [len(each.keys) for each in parts if each.keys] == [64, 64, 32]
     assert len([each for each in parts if each.changes]) == 3
     reader = wire.SnapshotReader(40)
@@ -1157,3 +1168,39 @@ def test_parts_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reader.snapshot == snapshot
     assert reader.snapshot is not None
     assert reader.snapshot.version > 40
+
+
+def test_parts_are_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PART_CHANGES", 2)
+    snapshot, before = Snapshot(CURATING), Snapshot(CURATING)
+    for each in (snapshot, before):
+        for n in range(5):
+            each.apply(KeyChange(BANNED, n.to_bytes(32, "big"), True))
+            each.apply(UseChange(n.to_bytes(32, "big"), n + 1))
+    reader = wire.SnapshotReader(0)
+    for n, part_of_it in enumerate(snapshot_parts(snapshot)):
+        reader.take(part_of_it)
+        snapshot.apply(UseChange(bytes([n]) * 32, 100))
+        snapshot.apply(KeyChange(BANNED, bytes([n]) * 32, False))
+        snapshot.apply(AddressChange(f"192.0.2.{n}", True))
+    assert reader.snapshot == before
+
+
+@async_test
+async def test_counts_that_come_over_the_wire_are_no_news(tmp_path: Path) -> None:
+    async with (
+        acl_world(tmp_path, CURATING) as world,
+        serving_acl(world) as served,
+        following(served.address) as access,
+    ):
+        heard: list[int] = []
+        assert access.snapshot is not None
+        snapshot = access.snapshot
+        access.listen(lambda: heard.append(snapshot.version))
+        mark = UseMark(bytes(16), 1, NOW_S // DAY_S)
+        for _ in range(2):
+            await access.used([Use(key(2), "2001:db8::/64", 3)], mark=mark)
+        assert snapshot.used == world.lists.used == {key(2): 3, "2001:db8::/64": 3}
+        assert heard == []
+        await access.change([AddKey(BANNED, key(3))], by=BY)
+        assert heard == [snapshot.version]

@@ -4,21 +4,26 @@ import asyncio
 import json
 import logging
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from tests.component.relay_server import TestedRelay, on_relay, read_messages, running_relay, send_at_once
 from tests.component.store_proxy import StoreProxy
 from tests.factory import KEYS, NOW_S, fake_event, make_event
 from tests.transport import run_async
-from tests.wsclient import CLOSE, until
+from tests.wsclient import CLOSE, DEADLINE_S, until
 
+from orly.access.control import AccessControl
+from orly.access.levels import Mode
+from orly.access.snapshot import Rules, Snapshot
+from orly.acl.board import Board
 from orly.intake.policy import WritePolicy
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.relay import ingest as ingest_module
 from orly.relay.ingest import BATCH_EVENTS, MAX_SAVES, Ingest
 from orly.relay.session import FEW_UNANSWERED_EVENTS, MAX_UNANSWERED_EVENTS, MESSAGES_PER_TURN
+from orly.relay.stranger_limits import StrangerLimits
 from orly.relay.visitor import Visitor
 from orly.store.base import Query, StoreError
 from orly.store.lmdb.store import LmdbStore
@@ -65,9 +70,20 @@ def notes(count: int, start: int = 0, key: int = 0) -> list[EncodedEvent]:
     return [make_event(key, content=str(n)) for n in range(start, start + count)]
 
 
-def new_ingest(store: StoreProxy, *, share: bool = False) -> Ingest:
+def new_ingest(store: StoreProxy, *, share: bool = False, limits: StrangerLimits | None = None) -> Ingest:
     loop = asyncio.get_running_loop()
-    return Ingest(store, POLICY, now_s=lambda: NOW_S, loop=loop, share_verification=share)
+    return Ingest(store, POLICY, now_s=lambda: NOW_S, loop=loop, share_verification=share, limits=limits)
+
+
+def slow_strangers(increment_s: float) -> tuple[StrangerLimits, Publisher]:
+    """Limits by which everybody waits, and a publisher whom they concern; the clock stands still."""
+    board = Board()
+    board.snapshot = Snapshot(Rules(mode=Mode.FOLLOWS, throttles=True, throttle_increment_s=increment_s))
+    access = cast(AccessControl, board)
+    loop = asyncio.get_running_loop()
+    publisher = Publisher()
+    publisher.visitor = Visitor(access, "192.0.2.1")
+    return StrangerLimits(access, loop, now_s=lambda: NOW_S, monotonic_s=lambda: 0.0), publisher
 
 
 def on_store(body: Any) -> Any:
@@ -227,6 +243,49 @@ async def test_drain_of_nothing_ends_at_once(store: StoreProxy) -> None:
         await ingest.drain()
     publisher.submit(ingest, *notes(20))
     assert {answer[3] for answer in await publisher.all_answered()} == {"error: the relay is stopping"}
+
+
+@on_store
+async def test_what_others_send_again_makes_nobody_wait(store: StoreProxy) -> None:
+    limits, publisher = slow_strangers(0.001)
+    ingest = new_ingest(store, limits=limits)
+    profile = make_event(0, kind=0, created_at=NOW_S)
+    publisher.submit(ingest, profile)
+    await publisher.all_answered()
+    publisher.submit(ingest, profile, *(make_event(0, kind=0, created_at=NOW_S - n) for n in range(1, 9)))
+    await until(lambda: len(publisher.answers) == 10, "the answers")
+    assert all(answer[3].startswith("duplicate: ") for answer in publisher.answers[1:])
+    twice = make_event(0, content="twice")
+    publisher.submit(ingest, twice, twice)
+    await until(lambda: len(publisher.answers) == 12, "the answers")
+    assert limits.delay_s(twice, "") == pytest.approx(0.003), "of two that are stored, and this"
+    await ingest.drain()
+
+
+@on_store
+async def test_events_that_wait_are_bounded(store: StoreProxy) -> None:
+    assert ingest_module.MAX_DELAYED_BYTES == 16 * 1024 * 1024
+    events = notes(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_module, "MAX_DELAYED_BYTES", 2 * len(events[0].raw))
+        await too_many_wait(store, events)
+
+
+async def too_many_wait(store: StoreProxy, events: Sequence[EncodedEvent]) -> None:
+    limits, publisher = slow_strangers(DEADLINE_S)
+    ingest = new_ingest(store, limits=limits)
+    publisher.submit(ingest, *events)
+    await until(lambda: len(publisher.answers) == 1, "a refusal")
+    (refused,) = publisher.answers
+    assert refused[1:] == [
+        events[2].event.id,
+        False,
+        "rate-limited: too many events of strangers wait already, try again later",
+    ]
+    await ingest.drain()
+    assert sorted(answer[1] for answer in publisher.answers[1:]) == sorted(each.event.id for each in events[:2])
+    assert {answer[3] for answer in publisher.answers[1:]} == {"error: the relay is stopping"}
+    assert ingest._delayed_bytes == 0
 
 
 @on_store

@@ -238,6 +238,28 @@ async def test_an_address_over_its_limit_is_blocked_and_comes_back(relay: Tested
         assert await client.refusal(make_event(FRIEND)) == reason
 
 
+@on_access(acl_mode="curating", trusted_proxies=("127.0.0.1",))
+async def test_a_network_is_one_client(relay: TestedRelay) -> None:
+    async with relay.client() as owner:
+        await owner.accept(config(daily_limit="1", ip_daily_limit="2"))
+        await settled(relay, lambda lists: lists.curating is not None)
+    places = [{"X-Forwarded-For": f"2001:db8::{n}"} for n in range(1, 5)]
+    async with (
+        relay.client(places[0]) as first,
+        relay.client(places[1]) as second,
+        relay.client(places[2]) as third,
+        relay.client({"X-Forwarded-For": "2001:db8:0:1::1"}) as neighbour,
+    ):
+        await first.accept(make_event(STRANGER))
+        await second.accept(make_event(OTHER))
+        reason = "rate-limited: 2 events a day are taken of one address"
+        assert await third.refusal(make_event(FRIEND)) == reason
+        await settled(relay, lambda lists: lists.blocked == {"2001:db8::/64"})
+        for client in (first, second):
+            assert await client.refusal(make_event(FRIEND)) == "blocked: your address is blocked on this relay"
+        await neighbour.accept(make_event(FRIEND))
+
+
 # Reading
 
 
@@ -353,6 +375,19 @@ async def test_rates_of_an_author_count_valid_events_only(relay: TestedRelay) ->
         assert await client.refusal(make_event(STRANGER, content="3")) == reason
         relay.time.steady += 30
         await client.accept(make_event(STRANGER, content="3"))
+
+
+@on_access(events_per_key_per_minute=3)
+async def test_old_events_cost_their_author_nothing(relay: TestedRelay) -> None:
+    profile = make_event(STRANGER, kind=0, created_at=NOW_S)
+    async with relay.client() as client, relay.client() as anybody:
+        await client.accept(profile)
+        for n in range(1, 6):
+            old = make_event(STRANGER, kind=0, created_at=NOW_S - n)
+            assert (await anybody.publish(old))[0][3].startswith("duplicate: ")
+            assert (await anybody.publish(profile))[0][3].startswith("duplicate: ")
+        await client.accept(make_event(STRANGER, content="1"), make_event(STRANGER, content="2"))
+        assert (await client.refusal(make_event(STRANGER, content="3"))).startswith("rate-limited: ")
 
 
 @on_access(trusted_proxies=("127.0.0.1",), auths_per_ip_per_minute=2)

@@ -234,13 +234,20 @@ def test_addresses(text: str, address: str) -> None:
     assert carry_out(lists, UnblockAddress(text)).blocked == set()
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "x", "192.0.2", "192.0.2.256", "192.0.2.1/24", "192.0.2.1:80", "[::1]", "1:2:3", "١.1.1.1"]
-)
+@pytest.mark.parametrize("text", ["", " ", "x", "192.0.2", "192.0.2.256", "192.0.2.1:80", "[::1]", "1:2:3", "١.1.1.1"])
 def test_what_is_no_address(text: str) -> None:
     for command in (BlockAddress(text), UnblockAddress(text)):
         assert refused(command) == f"{text!r} is no IP address"
     assert len(refused(BlockAddress("9" * 1000))) < 120
+
+
+@pytest.mark.parametrize(
+    "text", ["192.0.2.1/24", "192.0.2.1/32", "2001:db8::/48", "2001:db8::1/128", "2001:db8::/x", "/", "fe80::1%eth0/64"]
+)
+def test_what_is_no_network_of_one_client(text: str) -> None:
+    for command in (BlockAddress(text), UnblockAddress(text)):
+        assert refused(command) == f"{text!r} is no IP address, and no IPv6 network of 64 bits"
+    assert len(refused(BlockAddress("9/" * 1000))) < 160
 
 
 def test_an_address_has_no_zone() -> None:

@@ -2,64 +2,63 @@
 
 import pytest
 
-from orly.access.control import Use
+from orly.access import snapshot
+from orly.access.control import Use, UseMark
 from orly.access.curating import CuratingConfig
-from orly.access.snapshot import UseChange
 from orly.acl import usage
-from orly.acl.usage import MAX_COUNTED, MAX_OFFENDERS, DailyUse, Offenders
+from orly.acl.usage import MAX_OFFENDERS, MAX_REPORTERS, Offenders, Reporters, count_uses
 
 KEY, OTHER = b"\x01" * 32, b"\x02" * 32
-ADDRESS, ELSEWHERE = "192.0.2.1", "2001:db8::1"
+PLACE, ELSEWHERE = "192.0.2.1", "2001:db8::/64"
 HOUR_S = 3600
 
 
-def test_a_use_counts_for_its_author_and_its_address() -> None:
-    use = DailyUse(7)
-    assert list(use.add([Use(KEY, ADDRESS, 2), Use(OTHER, ADDRESS, 3)])) == [
-        UseChange(KEY, 2),
-        UseChange(ADDRESS, 2),
-        UseChange(OTHER, 3),
-        UseChange(ADDRESS, 5),
-    ]
-    assert list(use.add([Use(KEY, ELSEWHERE, 1)])) == [UseChange(KEY, 3), UseChange(ELSEWHERE, 1)]
-    assert use.counts == {KEY: 3, OTHER: 3, ADDRESS: 5, ELSEWHERE: 1}
+def test_a_use_counts_for_its_author_and_its_place() -> None:
+    assert count_uses({}, [Use(KEY, PLACE, 2), Use(OTHER, PLACE, 3)]) == {KEY: 2, PLACE: 5, OTHER: 3}
+    used: dict[bytes | str, int] = {KEY: 2, PLACE: 5}
+    assert count_uses(used, [Use(KEY, ELSEWHERE, 1), Use(KEY, PLACE, 1)]) == {KEY: 4, ELSEWHERE: 1, PLACE: 6}
+    assert used == {KEY: 2, PLACE: 5}
 
 
-def test_an_unknown_address_and_no_events_count_for_nothing() -> None:
-    use = DailyUse(7)
-    assert list(use.add([Use(KEY, "", 1), Use(OTHER, ADDRESS, 0, was_over=True)])) == [UseChange(KEY, 1)]
-    assert use.counts == {KEY: 1}
-
-
-def test_another_day_begins_with_nothing() -> None:
-    use = DailyUse(7)
-    list(use.add([Use(KEY, ADDRESS, 2)]))
-    use.begin(8)
-    assert (use.day, use.counts) == (8, {})
-    assert list(use.add([Use(KEY, "", 1)])) == [UseChange(KEY, 1)]
+def test_an_unknown_place_and_no_events_count_for_nothing() -> None:
+    assert count_uses({}, [Use(KEY, "", 1), Use(OTHER, PLACE, 0, was_over=True)]) == {KEY: 1}
 
 
 def test_newcomers_are_not_counted_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MAX_COUNTED == 1_000_000
-    monkeypatch.setattr(usage, "MAX_COUNTED", 3)
-    use = DailyUse(7)
-    list(use.add([Use(KEY, ADDRESS, 1), Use(OTHER, "", 1)]))
-    assert len(use.counts) == 3
-    assert list(use.add([Use(bytes(32), ADDRESS, 1), Use(KEY, ELSEWHERE, 1)])) == [
-        UseChange(ADDRESS, 2),
-        UseChange(KEY, 2),
-    ]
-    assert set(use.counts) == {KEY, ADDRESS, OTHER}
-    use.begin(8)
-    assert list(use.add([Use(bytes(32), "", 1)])) == [UseChange(bytes(32), 1)]
+    assert snapshot.MAX_COUNTED == 1_000_000
+    monkeypatch.setattr(snapshot, "MAX_COUNTED", 3)
+    used: dict[bytes | str, int] = {KEY: 1, PLACE: 1}
+    uses = [Use(OTHER, "", 1), Use(bytes(32), PLACE, 1), Use(OTHER, ELSEWHERE, 1), Use(KEY, "", 1)]
+    assert count_uses(used, uses) == {OTHER: 2, PLACE: 2, KEY: 2}
+
+
+def test_a_report_counts_once() -> None:
+    reporters = Reporters()
+    assert reporters.is_new(UseMark(b"a", 1, 7))
+    assert not reporters.is_new(UseMark(b"a", 1, 7))
+    assert reporters.is_new(UseMark(b"b", 1, 7))
+    assert reporters.is_new(UseMark(b"a", 3, 7))
+    assert not reporters.is_new(UseMark(b"a", 2, 8))
+
+
+def test_the_reporter_that_is_quiet_the_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_REPORTERS == 1_000
+    monkeypatch.setattr(usage, "MAX_REPORTERS", 2)
+    reporters = Reporters()
+    assert all(reporters.is_new(UseMark(name, 1, 7)) for name in (b"a", b"b"))
+    assert reporters.is_new(UseMark(b"a", 2, 7))
+    assert reporters.is_new(UseMark(b"c", 1, 7))
+    assert len(reporters) == 2
+    assert not reporters.is_new(UseMark(b"a", 2, 7))
+    assert reporters.is_new(UseMark(b"b", 1, 7))
 
 
 def test_the_first_offence_and_all_others() -> None:
     offenders, config = Offenders(), CuratingConfig(first_ban_hours=2, second_ban_hours=5)
     for count, hours in ((1, 2), (2, 5), (3, 5)):
-        assert offenders.next_offence(ADDRESS, config) == (count, hours * HOUR_S)
-        assert offenders.next_offence(ADDRESS, config) == (count, hours * HOUR_S), "it was not noted yet"
-        assert offenders.remember(ADDRESS, count) == []
+        assert offenders.next_offence(PLACE, config) == (count, hours * HOUR_S)
+        assert offenders.next_offence(PLACE, config) == (count, hours * HOUR_S), "it was not noted yet"
+        assert offenders.remember(PLACE, count) == []
     assert offenders.next_offence(ELSEWHERE, config) == (1, 2 * HOUR_S)
     assert offenders.next_offence(ELSEWHERE, CuratingConfig(first_ban_hours=0)) == (1, 0)
     assert len(offenders) == 1

@@ -67,3 +67,15 @@ def test_no_more_than_so_many_are_remembered() -> None:
     for n in range(MAX_REMEMBERED // 2 + 10):
         throttle.delay_s(n.to_bytes(32, "big"), f"2001:db8::{n:x}", 0)
     assert len(throttle) == MAX_REMEMBERED == 100_000
+
+
+def test_what_is_taken_back_is_not_waited_for() -> None:
+    throttle = Throttle(1, 60)
+    throttle.take_back(KEY)
+    assert delays(throttle, (KEY, "", 0), (KEY, "", 0)) == [1, 2]
+    throttle.take_back(KEY)
+    assert throttle.delay_s(KEY, "", 0) == 2
+    for _ in range(5):
+        throttle.take_back(KEY)
+    assert throttle.delay_s(KEY, "", 0) == 1
+    assert len(throttle) == 1

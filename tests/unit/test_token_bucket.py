@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.strategies import QUICK
 
-from orly.token_bucket import TokenBucket
+from orly.token_bucket import KeyedBuckets, TokenBucket
 
 
 def test_burst_then_nothing() -> None:
@@ -64,3 +64,23 @@ def test_who_keeps_to_the_rate_is_never_refused(per_second: int, extra_s: list[f
     for extra in extra_s:
         now_s += 1 / per_second + extra + 1e-9
         assert bucket.take(now_s)
+
+
+def test_what_is_given_back_can_be_taken_again() -> None:
+    bucket = TokenBucket(1, 2, now_s=0.0)
+    assert [bucket.take(0.0) for _ in range(3)] == [True, True, False]
+    bucket.give_back()
+    assert [bucket.take(0.0), bucket.take(0.0)] == [True, False]
+    for _ in range(5):
+        bucket.give_back()
+    assert [bucket.take(0.0) for _ in range(3)] == [True, True, False], "no more than the burst"
+
+
+def test_what_is_given_back_is_somebodys() -> None:
+    buckets = KeyedBuckets(1)
+    assert [buckets.take("a", 0.0), buckets.take("a", 0.0)] == [True, False]
+    buckets.give_back("b")
+    assert len(buckets) == 1
+    assert not buckets.take("a", 0.0)
+    buckets.give_back("a")
+    assert buckets.take("a", 0.0)

@@ -7,6 +7,7 @@ from typing import Final, Literal, assert_never
 
 import msgspec
 
+from orly.access.addresses import read_network
 from orly.access.levels import Mode
 from orly.access.snapshot import (
     EVENT_LISTS,
@@ -145,11 +146,16 @@ _AGAINST_KEYS: Final = frozenset({ListName.BANNED_PUBKEYS, ListName.BLACKLISTED_
 
 
 def read_address(text: str) -> str:
-    """An address as `ipaddress` writes it; IPv4 within IPv6 is IPv4.
+    """An address, or an IPv6 network of 64 bits, as `ipaddress` writes it; IPv4 within IPv6 is IPv4.
 
     Raises:
         CommandError: It is none, or has a zone (`fe80::1%eth0`): a connection's address has none.
     """
+    if "/" in text:
+        try:
+            return read_network(text.strip())
+        except ValueError:
+            raise CommandError(f"{text[:80]!r} is no IP address, and no IPv6 network of 64 bits") from None
     try:
         address = ip_address(text.strip())
     except ValueError:

@@ -1,14 +1,14 @@
 """What a door asks of access control, whether that runs in its own process or in another."""
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from orly.access.commands import Command, Entry, Member
 from orly.access.snapshot import ListName, Snapshot
 
-__all__ = ["AccessControl", "ControlError", "Listed", "Use"]
+__all__ = ["REPORTER_BYTES", "AccessControl", "ControlError", "Listed", "Use", "UseMark"]
 
 
 class ControlError(Exception):
@@ -27,7 +27,7 @@ class Use(msgspec.Struct, frozen=True):
 
     Attributes:
         pubkey: The author, 32 bytes.
-        address: Where they came from, as `ipaddress` writes it; empty if that does not count.
+        address: The place they came from (`orly.access.addresses.place_of`); empty if that does not count.
         n_events: How many.
         was_over: They were refused, for the limit was reached: an offence of the address.
     """
@@ -38,6 +38,23 @@ class Use(msgspec.Struct, frozen=True):
     was_over: bool = False
 
 
+REPORTER_BYTES: Final = 16
+
+
+class UseMark(msgspec.Struct, frozen=True):
+    """Tells reports of use from each other, so that one that is repeated is counted once.
+
+    Attributes:
+        reporter: A process, `REPORTER_BYTES` random bytes.
+        number: Grows with every report of that process.
+        day: Of Unix time, when the events came.
+    """
+
+    reporter: bytes
+    number: int
+    day: int
+
+
 class AccessControl(Protocol):
     """Used from one event loop."""
 
@@ -46,7 +63,7 @@ class AccessControl(Protocol):
         """The lists as far as they are known here; None until they are. It changes in place, and may be replaced."""
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Have something called after every change of the snapshot; returns what ends that."""
+        """Have something called after every change of the snapshot but of what was used; returns what ends that."""
 
     async def change(self, commands: Sequence[Command], *, by: str) -> None:
         """Carry out commands, all or none; afterwards they hold here, and soon everywhere.
@@ -81,9 +98,14 @@ class AccessControl(Protocol):
             ControlError: That cannot be told now.
         """
 
-    async def used(self, uses: Collection[Use]) -> None:
+    async def used(self, uses: Collection[Use], *, mark: UseMark | None = None) -> None:
         """Count events for the limits of a day.
 
+        Args:
+            uses: What came.
+            mark: If there is one, a second report with it counts nothing, nor does one of a day that is over.
+
         Raises:
-            ControlError: They could not be counted.
+            CommandError: It makes no sense.
+            ControlError: It is not known whether they were counted.
         """

@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from orly.access.addresses import network_of
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import ListName, Snapshot
 from orly.nostr.event import EncodedEvent
@@ -20,6 +21,7 @@ __all__ = [
     "NO_SNAPSHOT",
     "Standing",
     "Treatment",
+    "block_of",
     "is_hidden",
     "is_open",
     "level_of",
@@ -116,6 +118,15 @@ def _is_banned(snapshot: Snapshot, pubkey: bytes) -> bool:
     return snapshot.rules.mode is Mode.CURATING and pubkey in snapshot.blacklisted_pubkeys
 
 
+def block_of(snapshot: Snapshot, address: str) -> str:
+    """The member of the blocked addresses that an address is barred by, itself or its network; empty if by none."""
+    blocked = snapshot.blocked
+    if not blocked or address in blocked:
+        return address if blocked else ""
+    network = network_of(address)
+    return network if network in blocked else ""
+
+
 def standing_of(snapshot: Snapshot, pubkeys: Iterable[bytes], address: str) -> Standing:
     """What a connection may do.
 
@@ -129,7 +140,7 @@ def standing_of(snapshot: Snapshot, pubkeys: Iterable[bytes], address: str) -> S
     level = max((level_of(snapshot, key) for key in keys), default=anonymous)
     barred: Refusal | None = None
     if level < Level.ADMIN:
-        if address in snapshot.blocked:
+        if block_of(snapshot, address):
             barred = _ADDRESS_BLOCKED
         elif any(_is_banned(snapshot, key) for key in keys):
             barred = _KEY_BANNED

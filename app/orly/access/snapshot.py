@@ -11,9 +11,11 @@ from orly.access.keyset import KeySet
 from orly.access.levels import Mode
 
 __all__ = [
+    "DAY_S",
     "EVENT_LISTS",
     "KEY_LISTS",
     "KIND_LISTS",
+    "MAX_COUNTED",
     "PUBKEY_LISTS",
     "AddressChange",
     "Change",
@@ -121,7 +123,7 @@ class InfoChange(msgspec.Struct, frozen=True, tag=True):
 
 
 class UseChange(msgspec.Struct, frozen=True, tag=True):
-    """So many events of a key (32 bytes), or from an address, count for the limit of the day."""
+    """So many events of a key (32 bytes), or from a place, count for the limit of the day."""
 
     who: bytes | str
     n_events: int
@@ -133,6 +135,11 @@ class DayChange(msgspec.Struct, frozen=True, tag=True):
     day: int
 
 
+DAY_S: Final = 24 * 60 * 60
+
+MAX_COUNTED: Final = 1_000_000
+"""Keys and places counted on one day, about 150 MB; of more, no newcomer is taken until the next."""
+
 Change = KeyChange | KindChange | AddressChange | CuratingChange | InfoChange | UseChange | DayChange
 
 
@@ -141,7 +148,9 @@ class Snapshot:
 
     Attributes:
         rules: From the settings.
-        version: Grows with every change; what was concluded from an earlier version may be wrong.
+        version: Grows with every change.
+        revision: Grows with every change but of what was used of a day; what was concluded from an earlier one may be
+            wrong.
         allowed_events, allowed_pubkeys, banned_events, banned_pubkeys, blacklisted_pubkeys, followed_pubkeys,
         peer_pubkeys, spam_events, trusted_pubkeys: The lists of keys and event ids, each also in `keys`: decisions look
             at several of them, and an attribute is found in a tenth of the time.
@@ -149,7 +158,8 @@ class Snapshot:
         curating: The configuration of the mode `curating`.
         info: What the relay says of itself in other words than the settings'.
         day: Days since 1970 (UTC): when `used` began.
-        used: Events of a key (32 bytes), or from an address, that count for the limit of the day.
+        used: Events of a key (32 bytes), or from a place (`orly.access.addresses.place_of`), that count for the limit
+            of the day.
     """
 
     __slots__ = (
@@ -167,6 +177,7 @@ class Snapshot:
         "followed_pubkeys",
         "info",
         "peer_pubkeys",
+        "revision",
         "rules",
         "spam_events",
         "trusted_pubkeys",
@@ -177,6 +188,7 @@ class Snapshot:
     def __init__(self, rules: Rules, version: int = 0) -> None:
         self.rules = rules
         self.version = version
+        self.revision = 0
         self._keys = {name: KeySet() for name in KEY_LISTS}
         self._bind()
         self._kinds: dict[ListName, set[int]] = {name: set() for name in KIND_LISTS}
@@ -234,6 +246,8 @@ class Snapshot:
             ValueError: A key has not 32 bytes.
         """
         self.version += 1
+        if not isinstance(change, UseChange | DayChange):
+            self.revision += 1
         match change:
             case KeyChange():
                 keys = self._keys[change.list]

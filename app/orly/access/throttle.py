@@ -31,6 +31,12 @@ class Throttle:
         """
         return max(self._add(who, now_s) for who in (pubkey, address) if who)
 
+    def take_back(self, pubkey: bytes) -> None:
+        """An event that was counted for a key has not been stored: whoever else sent it shall not make the key wait."""
+        owed = self._owed.get(pubkey)
+        if owed is not None:
+            self._owed[pubkey] = (max(owed[0] - self._increment_s, 0.0), owed[1])
+
     def _add(self, who: Hashable, now_s: float) -> float:
         owed_s, since_s = self._owed.pop(who, (0.0, now_s))
         owed_s = min(max(owed_s - max(now_s - since_s, 0.0), 0.0) + self._increment_s, self._max_s)

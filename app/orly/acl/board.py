@@ -77,10 +77,13 @@ class Board:
         if not changes:
             return
         lists = self.lists
+        before = lists.revision
         for change in changes:
             lists.apply(change)
         for watcher in self._watchers:
             watcher.offer(changes)
+        if lists.revision == before:
+            return
         for listener in tuple(self._listeners.values()):
             listener()
 

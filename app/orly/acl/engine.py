@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from orly.access.commands import Command, Entry, Member
-from orly.access.control import Listed, Use
+from orly.access.control import Listed, Use, UseMark
 from orly.access.snapshot import KEY_LISTS, KIND_LISTS, Change, KeyChange, ListName, Rules, Snapshot
 from orly.acl.board import Board, Watcher
 from orly.acl.limits import Limits
@@ -105,9 +105,9 @@ class AclEngine:
         """See `AccessControl`."""
         return self._used_events.use(event_id, self._now_s())
 
-    async def used(self, uses: Collection[Use]) -> None:
+    async def used(self, uses: Collection[Use], *, mark: UseMark | None = None) -> None:
         """See `AccessControl`."""
-        await self._limits.used(uses)
+        await self._limits.used(uses, mark)
 
     def set_peers(self, keys: Collection[bytes]) -> None:
         """These keys (32 bytes), and no others, are peers'; until this process ends."""

@@ -3,10 +3,20 @@
 from collections.abc import Callable
 from typing import Final
 
+from orly.access.addresses import place_of
 from orly.access.commands import CommandError, SetInfo, read_address
 from orly.access.control import ControlError
 from orly.access.curating import CuratingConfigError, is_config, parse_config
-from orly.access.decide import Standing, Treatment, level_of, refuse_read, refuse_write, standing_of, treatment_of
+from orly.access.decide import (
+    Standing,
+    Treatment,
+    block_of,
+    level_of,
+    refuse_read,
+    refuse_write,
+    standing_of,
+    treatment_of,
+)
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import ListName, Snapshot
 from orly.access.throttle import Throttle
@@ -58,7 +68,7 @@ class Questions:
         standing = self._standing(pubkey, address)
         if standing.barred is None:
             return standing.level.label
-        return "blocked" if address and read_address(address) in self._lists.blocked else "banned"
+        return "blocked" if address and block_of(self._lists, read_address(address)) else "banned"
 
     def access(self, request: types_pb2.CheckAccessRequest) -> types_pb2.CheckAccessResponse:
         """Whether a key may do something."""
@@ -110,7 +120,8 @@ class Questions:
             return ""
         if lists.used.get(pubkey, 0) >= lists.curating.daily_limit:
             return f"rate-limited: {lists.curating.daily_limit} events a day are taken of a key that is not trusted"
-        if address and lists.used.get(read_address(address), 0) >= lists.curating.ip_daily_limit:
+        place = place_of(read_address(address)) if address else ""
+        if place and lists.used.get(place, 0) >= lists.curating.ip_daily_limit:
             return f"rate-limited: {lists.curating.ip_daily_limit} events a day are taken from one address"
         return ""
 
@@ -141,8 +152,8 @@ class Questions:
             return types_pb2.ThrottleDelayResponse(delay_ms=0)
         if self._throttle is None:
             self._throttle = Throttle(lists.rules.throttle_increment_s, lists.rules.throttle_max_s)
-        address = read_address(request.ip) if request.ip else ""
-        delay_s = self._throttle.delay_s(request.pubkey, address, self._now_s())
+        place = place_of(read_address(request.ip)) if request.ip else ""
+        delay_s = self._throttle.delay_s(request.pubkey, place, self._now_s())
         return types_pb2.ThrottleDelayResponse(delay_ms=round(delay_s * 1000))
 
     async def admin_relays(self) -> list[str]:

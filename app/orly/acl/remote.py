@@ -10,7 +10,7 @@ import grpc
 import msgspec
 
 from orly.access.commands import Command, CommandError, Entry, Member
-from orly.access.control import ControlError, Listed, Use
+from orly.access.control import ControlError, Listed, Use, UseMark
 from orly.access.snapshot import ListName, Snapshot
 from orly.acl.wire import PLACE, SnapshotReader, decode_entry, decode_listed, encode
 from orly.pb.orlyacl.v1 import types_pb2, watch_pb2
@@ -48,6 +48,7 @@ class RemoteAccess:
         self._life = ""
         self._lead = 0
         self._listeners: dict[object, Callable[[], None]] = {}
+        self._hearing: set[asyncio.Event] = set()
         self._task = asyncio.create_task(self._follow())
 
     @property
@@ -99,22 +100,28 @@ class RemoteAccess:
             while (part := await call.read()) is not grpc.aio.EOF:
                 if part is None:  # gRPC has logged why
                     raise ValueError("a message cannot be read")
+                before = None if reader.snapshot is None else reader.snapshot.revision
                 reader.take(part)
-                if reader.snapshot is None:
-                    continue
-                if reader.snapshot is not self._snapshot:
-                    self._snapshot = reader.snapshot
-                    self._life, self._lead = life, version - reader.snapshot.version
-                self._came.set()
-                if self._is_away:
-                    self._is_away = False
-                    log.info("access control is back")
-                for listener in tuple(self._listeners.values()):
-                    listener()
+                if reader.snapshot is not None:
+                    self._have_heard(reader.snapshot, (life, version), is_news=reader.snapshot.revision != before)
             if await call.code() is not grpc.StatusCode.OK:
                 raise ValueError(await call.details() or (await call.code()).name)
         finally:
             call.cancel()
+
+    def _have_heard(self, snapshot: Snapshot, place: tuple[str, int], *, is_news: bool) -> None:
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._life, self._lead = place[0], place[1] - snapshot.version
+        self._came.set()
+        if self._is_away:
+            self._is_away = False
+            log.info("access control is back")
+        for hearing in self._hearing:
+            hearing.set()
+        if is_news:
+            for listener in tuple(self._listeners.values()):
+                listener()
 
     # Asking
 
@@ -145,16 +152,19 @@ class RemoteAccess:
         answer, _ = await self._ask(self._stub.UseOnce, watch_pb2.UseOnceRequest(event_id=event_id))
         return bool(answer.is_first)
 
-    async def used(self, uses: Collection[Use]) -> None:
+    async def used(self, uses: Collection[Use], *, mark: UseMark | None = None) -> None:
         """See `AccessControl`."""
-        _, place = await self._ask(self._stub.ReportUse, watch_pb2.ReportUseRequest(uses=encode(list(uses))))
+        request = watch_pb2.ReportUseRequest(uses=encode(list(uses)))
+        if mark is not None:
+            request.mark = encode(mark)
+        _, place = await self._ask(self._stub.ReportUse, request)
         await self._hear_of(place)
 
     async def _hear_of(self, place: tuple[str, int]) -> None:
         """Wait until the lists have got as far here as the service says they had when it answered."""
         life, version = place
         heard = asyncio.Event()
-        leave = self.listen(heard.set)
+        self._hearing.add(heard)
         try:
             async with asyncio.timeout(HEAR_S):
                 while life and not self._has_heard(life, version):
@@ -163,7 +173,7 @@ class RemoteAccess:
         except TimeoutError:
             log.warning("access control has made a change that was not heard of here within %g s", HEAR_S)
         finally:
-            leave()
+            self._hearing.discard(heard)
 
     def _has_heard(self, life: str, version: int) -> bool:
         snapshot = self._snapshot

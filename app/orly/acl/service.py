@@ -9,12 +9,21 @@ import grpc
 import msgspec
 
 from orly.access.commands import AddKey, CommandError, read_address
-from orly.access.control import Use
+from orly.access.control import REPORTER_BYTES, Use, UseMark
 from orly.access.snapshot import ListName
 from orly.acl.engine import AclEngine
 from orly.acl.list_calls import MAX_LISTED, ListCalls, answering_access, read_key
 from orly.acl.questions import Questions
-from orly.acl.wire import PLACE, changes_part, decode_commands, decode_member, decode_uses, encode, snapshot_parts
+from orly.acl.wire import (
+    PLACE,
+    changes_part,
+    decode_commands,
+    decode_mark,
+    decode_member,
+    decode_uses,
+    encode,
+    snapshot_parts,
+)
 from orly.pb.orlyacl.v1 import lists_pb2, service_pb2, types_pb2, watch_pb2
 from orly.rpc.convert import STREAM_OPEN
 from orly.store.base import EventStore
@@ -114,7 +123,8 @@ class AclService(ListCalls):
     async def ReportUse(self, request: watch_pb2.ReportUseRequest, context: _Context) -> types_pb2.Empty:
         """Count events for the limits of the day."""
         async with answering_access(context):
-            await self.engine.used(_checked_uses(_decoded(decode_uses, request.uses)))
+            mark = _checked_mark(_decoded(decode_mark, request.mark)) if request.mark else None
+            await self.engine.used(_checked_uses(_decoded(decode_uses, request.uses)), mark=mark)
             context.set_trailing_metadata(self._place())
         return _EMPTY
 
@@ -239,6 +249,12 @@ def _checked_uses(uses: Sequence[Use]) -> Sequence[Use]:
         if not 0 <= use.n_events <= MAX_EVENTS_USED:
             raise CommandError(f"a number of events is from 0 to {MAX_EVENTS_USED}, not {use.n_events}")
     return uses
+
+
+def _checked_mark(mark: UseMark) -> UseMark:
+    if len(mark.reporter) != REPORTER_BYTES:
+        raise CommandError(f"a process that reports is named by {REPORTER_BYTES} bytes, not {len(mark.reporter)}")
+    return mark
 
 
 def _list_name(text: str) -> ListName:

@@ -1,46 +1,62 @@
 """The limits of a day (mode `curating`): who has published how much, and which addresses went over them. Pure."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from orly.access.control import Use
+from orly.access import snapshot
+from orly.access.control import Use, UseMark
 from orly.access.curating import CuratingConfig
-from orly.access.snapshot import UseChange
 
-__all__ = ["DAY_S", "MAX_COUNTED", "MAX_OFFENDERS", "DailyUse", "Offenders"]
+__all__ = ["MAX_OFFENDERS", "MAX_REPORTERS", "Offenders", "Reporters", "count_uses"]
 
-DAY_S: Final = 24 * 60 * 60
 HOUR_S: Final = 60 * 60
-
-MAX_COUNTED: Final = 1_000_000
-"""Keys and addresses counted on one day; of more, the newcomers are not counted: about 150 MB."""
 
 MAX_OFFENDERS: Final = 100_000
 """Addresses whose offences are remembered; of more, the longest ago are forgotten."""
 
+MAX_REPORTERS: Final = 1_000
+"""Processes whose last report is remembered; of more, those that were quiet the longest are forgotten."""
 
-class DailyUse:
-    """Counts of one day of Unix time."""
 
-    def __init__(self, day: int) -> None:
-        self.day = day
-        self.counts: dict[bytes | str, int] = {}
+def count_uses(used: Mapping[bytes | str, int], uses: Iterable[Use]) -> dict[bytes | str, int]:
+    """The new counts of those who have used something; newcomers beyond `MAX_COUNTED` are left out."""
+    counts: dict[bytes | str, int] = {}
+    room = snapshot.MAX_COUNTED - len(used)
+    for use in uses:
+        for who in (use.pubkey, use.address):
+            if not who or not use.n_events:
+                continue
+            known = counts.get(who)
+            if known is None:
+                known = used.get(who)
+                if known is None:
+                    if room <= 0:
+                        continue
+                    room -= 1
+                    known = 0
+            counts[who] = known + use.n_events
+    return counts
 
-    def add(self, uses: Iterable[Use]) -> Iterator[UseChange]:
-        """Count events; gives the new counts."""
-        counts = self.counts
-        for use in uses:
-            for who in (use.pubkey, use.address):
-                if not who or not use.n_events or (who not in counts and len(counts) >= MAX_COUNTED):
-                    continue
-                counts[who] = counts.get(who, 0) + use.n_events
-                yield UseChange(who, counts[who])
 
-    def begin(self, day: int) -> None:
-        """Forget the day before."""
-        self.day = day
-        self.counts = {}
+class Reporters:
+    """The last report of each process that has told what was used."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[bytes, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def is_new(self, mark: UseMark) -> bool:
+        """Whether a report was not heard before; notes it."""
+        if self._numbers.get(mark.reporter, -1) >= mark.number:
+            return False
+        self._numbers[mark.reporter] = mark.number
+        self._numbers.move_to_end(mark.reporter)
+        if len(self._numbers) > MAX_REPORTERS:
+            self._numbers.popitem(last=False)
+        return True
 
 
 class Offenders:

@@ -1,12 +1,12 @@
 """How the lists travel from the process that keeps them to those that follow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from orly.access.commands import Command, Entry, Member
-from orly.access.control import Listed, Use
+from orly.access.control import Listed, Use, UseMark
 from orly.access.keyset import KEY_BYTES, KeySet
 from orly.access.snapshot import (
     KEY_LISTS,
@@ -33,6 +33,7 @@ __all__ = [
     "decode_commands",
     "decode_entry",
     "decode_listed",
+    "decode_mark",
     "decode_member",
     "decode_uses",
     "encode",
@@ -45,7 +46,8 @@ PLACE: Final = "orly-acl-place"
 PART_KEYS: Final = 32_768
 """Keys in one message: 1 MiB."""
 
-PART_CHANGES: Final = 10_000
+PART_CHANGES: Final = 5_000
+"""Changes in one message: a few milliseconds for who writes it, and for who reads it."""
 
 MAX_MEMBER: Final = 64
 """Bytes, or characters, of a member; no address is that long."""
@@ -68,6 +70,7 @@ class _AnyListed(msgspec.Struct, frozen=True):
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_commands: Final = msgspec.msgpack.Decoder(list[Command]).decode
 decode_entry: Final = msgspec.msgpack.Decoder(Entry).decode
+decode_mark: Final = msgspec.msgpack.Decoder(UseMark).decode
 decode_uses: Final = msgspec.msgpack.Decoder(list[Use]).decode
 _decode_any: Final = msgspec.msgpack.Decoder().decode
 _decode_listed: Final = msgspec.msgpack.Decoder(list[_AnyListed]).decode
@@ -126,23 +129,29 @@ def changes_part(changes: Sequence[Change]) -> watch_pb2.SnapshotPart:
     return watch_pb2.SnapshotPart(changes=encode(changes))
 
 
-def snapshot_parts(snapshot: Snapshot) -> list[watch_pb2.SnapshotPart]:
-    """The messages for all that a snapshot holds now."""
-    parts = [watch_pb2.SnapshotPart(rules=encode(snapshot.rules))]
-    for name in KEY_LISTS:
-        rows = snapshot.keys[name].rows()
-        step = PART_KEYS * KEY_BYTES
-        parts += [
-            watch_pb2.SnapshotPart(list=name.value, keys=rows[start : start + step])
-            for start in range(0, len(rows), step)
-        ]
-    others = list(_others(snapshot))
-    parts += [changes_part(others[start : start + PART_CHANGES]) for start in range(0, len(others), PART_CHANGES)]
-    parts.append(watch_pb2.SnapshotPart(is_complete=True))
-    return parts
+def snapshot_parts(snapshot: Snapshot) -> Iterator[watch_pb2.SnapshotPart]:
+    """The messages for all that a snapshot holds now; each is made when it is asked for, whatever has changed then."""
+    rows = {name: snapshot.keys[name].rows() for name in KEY_LISTS}
+    return _parts(snapshot.rules, rows, list(_others(snapshot)), list(snapshot.used.items()))
+
+
+def _parts(
+    rules: Rules, rows: Mapping[ListName, bytes], others: Sequence[Change], used: Sequence[tuple[bytes | str, int]]
+) -> Iterator[watch_pb2.SnapshotPart]:
+    yield watch_pb2.SnapshotPart(rules=encode(rules))
+    step = PART_KEYS * KEY_BYTES
+    for name, keys in rows.items():
+        for start in range(0, len(keys), step):
+            yield watch_pb2.SnapshotPart(list=name.value, keys=keys[start : start + step])
+    for start in range(0, len(others), PART_CHANGES):
+        yield changes_part(others[start : start + PART_CHANGES])
+    for start in range(0, len(used), PART_CHANGES):
+        yield changes_part([UseChange(who, count) for who, count in used[start : start + PART_CHANGES]])
+    yield watch_pb2.SnapshotPart(is_complete=True)
 
 
 def _others(snapshot: Snapshot) -> Iterator[Change]:
+    """All but keys and what was used."""
     for name in KIND_LISTS:
         yield from (KindChange(name, kind, True) for kind in snapshot.kinds[name])
     yield from (AddressChange(address, True) for address in snapshot.blocked)
@@ -150,7 +159,6 @@ def _others(snapshot: Snapshot) -> Iterator[Change]:
         yield CuratingChange(snapshot.curating)
     yield from (InfoChange(field, text) for field, text in snapshot.info.items())
     yield DayChange(snapshot.day)
-    yield from (UseChange(who, count) for who, count in snapshot.used.items())
 
 
 class SnapshotReader:
@@ -167,6 +175,7 @@ class SnapshotReader:
         self._rules: Rules | None = None
         self._rows: dict[ListName, list[bytes]] = {name: [] for name in KEY_LISTS}
         self._changes: list[Change] = []
+        self._used: dict[bytes | str, int] = {}
 
     def take(self, part: watch_pb2.SnapshotPart) -> None:
         """The next message.
@@ -184,13 +193,20 @@ class SnapshotReader:
             for change in decode_changes(part.changes):
                 self.snapshot.apply(change)
         elif part.changes:
-            self._changes += decode_changes(part.changes)
+            self._gather(decode_changes(part.changes))
         elif part.rules:
             self._rules = _decode_rules(part.rules)
         elif part.keys:
             self._rows[ListName(part.list)].append(part.keys)
         elif part.is_complete:
             self._complete()
+
+    def _gather(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if isinstance(change, UseChange):
+                self._used[change.who] = change.n_events
+            else:
+                self._changes.append(change)
 
     def _complete(self) -> None:
         if self.snapshot is not None:
@@ -202,6 +218,7 @@ class SnapshotReader:
             snapshot.put(name, KeySet(b"".join(rows)))
         for change in self._changes:
             snapshot.apply(change)
+        snapshot.used = self._used
         self._rows.clear()
         self._changes.clear()
         self.snapshot = snapshot

@@ -4,9 +4,10 @@ from typing import Final
 
 import msgspec
 
+from orly.access.addresses import place_of
 from orly.access.commands import Entry, applies_in
 from orly.access.curating import CuratingConfig
-from orly.access.decide import Treatment, level_of, refuse_read, refuse_write, standing_of, treatment_of
+from orly.access.decide import Treatment, block_of, level_of, refuse_read, refuse_write, standing_of, treatment_of
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import PUBKEY_LISTS, ListName, Snapshot
 from orly.cli.acl_places import Reading, lists_of
@@ -61,7 +62,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         treatment: How a note is taken.
         refused_read: Why it is told nothing; None if it may read.
         key_use: Of the day, if notes of the key count.
-        address_use: Of the day and the address, likewise.
+        address_use: Of the day and the address, or its network, likewise.
     """
 
     pubkey: str
@@ -91,15 +92,16 @@ async def find(access: Reading, pubkey: bytes, address: str) -> Finding:
         ControlError: What is known of a member cannot be read.
     """
     lists = [await _found(access, name, pubkey) for name in PUBKEY_LISTS if pubkey in lists_of(access).keys[name]]
-    is_blocked = address in lists_of(access).blocked
-    block = (await access.entry_of(ListName.BLOCKED_IPS, address) or Entry()) if is_blocked else None
+    barred_by = block_of(lists_of(access), address)
+    block = (await access.entry_of(ListName.BLOCKED_IPS, barred_by) or Entry()) if barred_by else None
     snapshot = lists_of(access)
     standing = standing_of(snapshot, [pubkey], address)
     note = _note(pubkey)
     treatment = treatment_of(snapshot, note, standing)
     counts = treatment is Treatment.COUNTED
     key_use = _counted(snapshot, pubkey) if counts else None
-    address_use = _counted(snapshot, address) if counts and address else None
+    place = place_of(address)
+    address_use = _counted(snapshot, place) if counts and place else None
     return Finding(
         pubkey=pubkey.hex(),
         mode=snapshot.rules.mode,

@@ -15,6 +15,7 @@ __all__ = [
     "DUPLICATE",
     "LATER",
     "TOO_MANY_OF_AUTHOR",
+    "TOO_MANY_WAIT",
     "Batch",
     "Publisher",
     "asked_of",
@@ -54,6 +55,7 @@ def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
 
 DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
 TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
+TOO_MANY_WAIT: Final = Refusal(Prefix.RATE_LIMITED, "too many events of strangers wait already, try again later")
 LATER: Final = b""
 """Stands for the answer to an event that waits, and gets its answer then."""
 
@@ -61,7 +63,7 @@ LATER: Final = b""
 class Batch:
     """Events of many publishers with the answers they have so far."""
 
-    __slots__ = ("answers", "counted", "events", "is_complete", "n_bytes", "publishers", "slots", "waited")
+    __slots__ = ("answers", "charged", "counted", "events", "is_complete", "n_bytes", "publishers", "slots", "waited")
 
     def __init__(self, size: int) -> None:
         self.publishers: list[Publisher] = []
@@ -70,6 +72,7 @@ class Batch:
         self.slots: list[int] = []
         self.waited: set[int] = set()
         self.counted: set[int] = set()
+        self.charged: set[int] = set()
         self.is_complete = False
         self.n_bytes = 0
 

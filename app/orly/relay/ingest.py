@@ -21,6 +21,7 @@ from orly.relay.batch import (
     DUPLICATE,
     LATER,
     TOO_MANY_OF_AUTHOR,
+    TOO_MANY_WAIT,
     Batch,
     Publisher,
     asked_of,
@@ -42,6 +43,9 @@ MAX_SAVES: Final = 4
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Events of all connections that may wait for their answers before every connection is held to a few; a store that
 stands still must not fill the memory."""
+
+MAX_DELAYED_BYTES: Final = 16 * 1024 * 1024
+"""Events of strangers that may wait for their time at once (mode `follows`)."""
 
 RECENT_EPHEMERAL_IDS: Final = 10_000
 """Ephemeral events are remembered this long, so that two relays forwarding to each other do not loop."""
@@ -90,6 +94,7 @@ class Ingest:
         self._queue: deque[tuple[Publisher, bytes, bool]] = deque()
         self._waiting: dict[object, tuple[asyncio.TimerHandle, Publisher, bytes]] = {}
         self._waiting_bytes = 0
+        self._delayed_bytes = 0
         self._saves: set[asyncio.Task[None]] = set()
         self._unanswered: deque[Batch] = deque()
         self._scheduled = False
@@ -218,6 +223,7 @@ class Ingest:
             for seen, slot, event in zip(known, batch.slots, batch.events, strict=True):
                 if seen:
                     batch.answers[slot] = ok_for(event, DUPLICATE)
+                    self._give_back(batch, slot, event)
             batch.keep([not seen for seen in known])
 
     def _drop_unsigned(self, batch: Batch) -> None:
@@ -244,16 +250,20 @@ class Ingest:
             batch.keep(fresh)
 
     def _limit_authors(self, batch: Batch) -> None:
-        """Refuse events of authors who publish too much; nobody else can use up what they may."""
+        """Refuse events of authors who publish too much; what is not stored after all is given back to them.
+
+        Else anybody could use up what they may, with old events of theirs.
+        """
         rates = self._rates
         if rates is None:
             return
-        kept = [
-            slot in batch.waited
-            or batch.publishers[slot].visitor.standing.moderates
-            or rates.take_event_of(event.pubkey)
-            for slot, event in zip(batch.slots, batch.events, strict=True)
-        ]
+        kept = []
+        for slot, event in zip(batch.slots, batch.events, strict=True):
+            is_free = slot in batch.waited or batch.publishers[slot].visitor.standing.moderates
+            is_kept = is_free or rates.take_event_of(event.pubkey)
+            if is_kept and not is_free:
+                batch.charged.add(slot)
+            kept.append(is_kept)
         if not all(kept):
             for is_kept, slot, event in zip(kept, batch.slots, batch.events, strict=True):
                 if not is_kept:
@@ -271,7 +281,7 @@ class Ingest:
                 case Treatment.FREE:
                     kept.append(True)
                 case Treatment.COUNTED:
-                    refusal = self._limits.take(event, visitor.address)
+                    refusal = self._limits.take(event, visitor.place)
                     if refusal is None:
                         batch.counted.add(slot)
                     else:
@@ -280,13 +290,19 @@ class Ingest:
                 case Treatment.THROTTLED:
                     kept.append(slot in batch.waited)
                     if slot not in batch.waited:
-                        self._wait(batch, slot, event, self._limits.delay_s(event, visitor.address))
+                        self._delay(self._limits, batch, slot, event)
         if not all(kept):
             batch.keep(kept)
 
-    def _wait(self, batch: Batch, slot: int, event: EncodedEvent, delay_s: float) -> None:
+    def _delay(self, limits: StrangerLimits, batch: Batch, slot: int, event: EncodedEvent) -> None:
         """Take an event again after a time; nobody else waits for it."""
+        if self._delayed_bytes + len(event.raw) > MAX_DELAYED_BYTES:
+            batch.answers[slot] = ok_text(event.event.id, TOO_MANY_WAIT)
+            self._give_back(batch, slot, event)
+            return
+        delay_s = limits.delay_s(event, batch.publishers[slot].visitor.place)
         batch.answers[slot] = LATER
+        self._delayed_bytes += len(event.raw)
         key = object()
         self._waiting[key] = (
             self._loop.call_later(delay_s, self._has_waited, key),
@@ -298,6 +314,7 @@ class Ingest:
     def _has_waited(self, key: object) -> None:
         handle, publisher, raw = self._waiting.pop(key)
         handle.cancel()
+        self._delayed_bytes -= len(raw)
         self._waiting_bytes -= len(raw)
         self._enqueue(publisher, raw, has_waited=True)
 
@@ -348,9 +365,20 @@ class Ingest:
 
     def _not_stored(self, batch: Batch, slot: int, event: EncodedEvent) -> None:
         """Take back what was noted of an event that is not stored after all."""
-        if slot in batch.counted and self._limits is not None:
-            self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=False)
+        self._give_back(batch, slot, event)
         self._ephemeral_ids.pop(event.id, None)
+
+    def _give_back(self, batch: Batch, slot: int, event: EncodedEvent) -> None:
+        """Take back what an event has cost its author, and the place it came from."""
+        has_waited = slot in batch.waited
+        if self._rates is not None and (slot in batch.charged or has_waited):
+            self._rates.give_back_event_of(event.pubkey)
+        if self._limits is None:
+            return
+        if slot in batch.counted:
+            self._limits.settle(event, batch.publishers[slot].visitor.place, is_stored=False)
+        elif has_waited:
+            self._limits.take_back(event)
 
     def _settle(self, batch: Batch, results: Sequence[SaveResult]) -> None:
         """Note what the store said."""
@@ -369,7 +397,7 @@ class Ingest:
             if result.status not in (SaveStatus.STORED, SaveStatus.DELIVERED):
                 self._not_stored(batch, slot, event)
             elif slot in batch.counted and self._limits is not None:
-                self._limits.settle(event, batch.publishers[slot].visitor.address, is_stored=True)
+                self._limits.settle(event, batch.publishers[slot].visitor.place, is_stored=True)
 
     def _complete(self, batch: Batch) -> None:
         """Answer a batch once all before it are answered: a client hears of its events in the order it sent them."""

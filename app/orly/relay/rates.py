@@ -1,9 +1,9 @@
 """How much each address and each key may do in a minute, over all connections of this process."""
 
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from orly.access.addresses import place_of
 from orly.token_bucket import KeyedBuckets
 
 if TYPE_CHECKING:
@@ -11,23 +11,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Rates", "rate_key"]
 
-_IPV6_PREFIX_BITS = 64
-
 
 def rate_key(address: str) -> str | None:
-    """By what an address is limited: itself, or its /64 if it is IPv6; None for loopback, which is not.
-
-    A proxy on this machine that is not declared as trusted would make everybody one.
-    """
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return None
-    if found.is_loopback:
-        return None
-    if isinstance(found, IPv6Address):
-        return str(IPv6Address(int(found) >> _IPV6_PREFIX_BITS << _IPV6_PREFIX_BITS))
-    return str(found)
+    """By what an address is limited: itself, or its /64 if it is IPv6; None for loopback, which is not."""
+    return place_of(address) or None
 
 
 class Rates:
@@ -79,6 +66,10 @@ class Rates:
     def take_event_of(self, author: bytes) -> bool:
         """Whether one more event of an author may be stored; counts it. Its signature must be valid."""
         return self._events_key.take(author, self._monotonic_s())
+
+    def give_back_event_of(self, author: bytes) -> None:
+        """An event that was counted for an author has not been stored."""
+        self._events_key.give_back(author)
 
     def take_request(self, place: str | None, keys: frozenset[str]) -> bool:
         """Whether one more REQ, COUNT or NEG-OPEN may come from a place, and of the keys that it has proven."""

@@ -101,7 +101,7 @@ def make_context(
         store_health=store_health,
         rates=rates,
         plugin=plugin,
-        limits=None if access is None else StrangerLimits(access, loop, monotonic_s),
+        limits=None if access is None else StrangerLimits(access, loop, now_s=now_s, monotonic_s=monotonic_s),
     )
     return SessionContext(
         rules=_rules(settings),

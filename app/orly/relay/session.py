@@ -31,7 +31,6 @@ from orly.nostr.signing import verify_event
 from orly.relay.context import SessionContext, SessionRules
 from orly.relay.negotiating import Negotiating
 from orly.relay.peer import Peer
-from orly.relay.rates import rate_key
 from orly.relay.reading import Reading
 from orly.relay.visitor import Visitor
 from orly.token_bucket import TokenBucket
@@ -89,7 +88,7 @@ class RelaySession:
         self.peer = peer
         self.authenticated: frozenset[str] = frozenset()
         self.visitor = Visitor(context.access, peer.remote_ip)
-        self._place = rate_key(peer.remote_ip)
+        self._place = self.visitor.place or None
         self._context = context
         self._rules = rules
         self._reading = Reading(peer, context)

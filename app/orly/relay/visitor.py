@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from orly.access.addresses import place_of
 from orly.access.control import AccessControl
 from orly.access.decide import (
     ANYBODY,
@@ -29,23 +30,28 @@ class Visitor:
     Args:
         access: Knows the lists; None = there are none, everybody may do everything.
         address: Where the connection comes from, as `ipaddress` writes it.
+
+    Attributes:
+        address: The same.
+        place: What stands for the client there; empty if that is not known, as for loopback.
     """
 
-    __slots__ = ("_access", "_is_open", "_keys", "_snapshot", "_standing", "_version", "address")
+    __slots__ = ("_access", "_is_open", "_keys", "_revision", "_snapshot", "_standing", "address", "place")
 
     def __init__(self, access: AccessControl | None, address: str) -> None:
         self.address = address
+        self.place = place_of(address)
         self._access = access
         self._keys: tuple[bytes, ...] = ()
         self._snapshot: Snapshot | None = None
-        self._version = _NEVER
+        self._revision = _NEVER
         self._standing = ANYBODY
         self._is_open = False
 
     def has_proven(self, keys: frozenset[str]) -> None:
         """The keys (hex) that the connection has authenticated with."""
         self._keys = tuple(map(bytes.fromhex, keys))
-        self._version = _NEVER
+        self._revision = _NEVER
 
     def _current(self) -> Snapshot | None:
         access = self._access
@@ -53,8 +59,8 @@ class Visitor:
         snapshot = access.snapshot
         if snapshot is None:
             return None
-        if snapshot.version != self._version or snapshot is not self._snapshot:
-            self._snapshot, self._version = snapshot, snapshot.version
+        if snapshot.revision != self._revision or snapshot is not self._snapshot:
+            self._snapshot, self._revision = snapshot, snapshot.revision
             self._standing = standing_of(snapshot, self._keys, self.address)
             self._is_open = self._standing.barred is None and is_open(snapshot)
         return snapshot

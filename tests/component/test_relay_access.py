@@ -327,6 +327,26 @@ async def test_who_is_banned_or_blocked_loses_what_is_open(relay: TestedRelay) -
 
 
 @on_access(acl_mode="managed")
+async def test_a_count_under_way_is_closed_for_who_may_not_read_any_more(relay: TestedRelay) -> None:
+    async with relay.client() as client, relay.client() as other:
+        await authenticated(relay, client, FRIEND)
+        relay.store.hold_counts()
+        for query_id in ("first", "second"):
+            await client.send("COUNT", query_id, {})
+        await other.send("COUNT", "c", {})
+        await until(lambda: len(relay.store.queries) == 3, "the counts")
+        await relay.access.change([AddKey(ListName.BANNED_PUBKEYS, key_of(FRIEND))], by="")
+        reason = "blocked: the key you authenticated with is banned on this relay"
+        assert await client.closed_reason("first") == reason
+        assert await client.closed_reason("second") == reason
+        relay.store.release()
+        await other.next("COUNT", of="c")
+        await client.send("COUNT", "third", {})
+        assert await client.closed_reason("third") == reason
+        assert client.inbox == [], "each is answered once"
+
+
+@on_access(acl_mode="managed")
 async def test_private_events_are_for_their_parties_whoever_moderates(relay: TestedRelay) -> None:
     wrap = gift_wrap(KEYS[FRIEND], key=OWNER, signed=True)
     async with relay.client() as client:

@@ -8,10 +8,12 @@ import pytest
 from tests.component.relay_server import FakePeer
 
 from orly.nostr.filter import Filter
+from orly.nostr.reason import Prefix, Refusal
 from orly.relay.reading import MAX_LOADING, Reading
 from orly.relay.subscriptions import SubscriptionIndex
 from orly.store.base import Query, QuerySink
 
+BANNED = Refusal(Prefix.BLOCKED, "you are banned")
 FILTERS = (Filter(kinds=frozenset({1})),)
 
 
@@ -31,14 +33,18 @@ class SilentStore:
     def __init__(self, *, answers_later: bool) -> None:
         self.ANSWERS_LATER = answers_later
         self.sinks: list[QuerySink] = []
+        self.counted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def query(self, query: Query, sink: QuerySink) -> Handle:
         assert query.filters == FILTERS
         self.sinks.append(sink)
         return Handle()
 
+    async def count(self, query: Query) -> int:
+        return await self.counted
 
-def make_reading(store: SilentStore) -> Reading:
+
+def make_reading(store: SilentStore, peer: FakePeer | None = None) -> Reading:
     rules = SimpleNamespace(
         privileged_open=False,
         max_subscriptions=1_000,
@@ -55,7 +61,7 @@ def make_reading(store: SilentStore) -> Reading:
         live=SimpleNamespace(index=SubscriptionIndex()),
         loop=asyncio.get_running_loop(),
     )
-    return Reading(FakePeer(), context)
+    return Reading(peer or FakePeer(), context)
 
 
 @pytest.mark.parametrize(("answers_later", "asked_at_once"), [(True, MAX_LOADING), (False, 1)])
@@ -81,5 +87,29 @@ def test_only_a_store_that_answers_later_is_asked_at_a_stretch(answers_later: bo
         for _ in range(3 * MAX_LOADING):
             await asyncio.sleep(0)
         assert len(store.sinks) == 2 * MAX_LOADING
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("n_turns", [0, 1, 2])
+def test_a_count_that_is_refused_under_way_is_answered_once(n_turns: int) -> None:
+    """Whether it waits for the store, has just been counted, or has just been answered."""
+
+    async def main() -> None:
+        store, peer = SilentStore(answers_later=False), FakePeer()
+        reading = make_reading(store, peer)
+        reading.count("c", FILTERS)
+        await asyncio.sleep(0)
+        if n_turns:
+            store.counted.set_result(7)
+        if n_turns > 1:  # behind the answer, before what is done with a count that is over
+            asyncio.get_running_loop().call_soon(reading.refuse_all, BANNED)
+        else:
+            reading.refuse_all(BANNED)
+            reading.refuse_all(BANNED)
+        for _ in range(4):
+            await asyncio.sleep(0)
+        assert peer.sent == [["COUNT", "c", {"count": 7}] if n_turns > 1 else ["CLOSED", "c", str(BANNED)]]
+        assert reading.is_idle
 
     asyncio.run(main())

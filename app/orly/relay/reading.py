@@ -51,7 +51,7 @@ class Reading:
         self._waiting: deque[Subscription] = deque()
         self._loading: set[Subscription] = set()
         self._load_scheduled = False
-        self._counts: set[asyncio.Task[None]] = set()
+        self._counts: dict[asyncio.Task[None], str] = {}
         self.let_see(frozenset(), sees_hidden=False)
 
     def let_see(self, keys: frozenset[str], *, sees_hidden: bool) -> None:
@@ -129,12 +129,14 @@ class Reading:
         self.loaded(subscription)
 
     def refuse_all(self, refusal: Refusal) -> None:
-        """End every subscription, and say why; counts under way as well."""
+        """End every subscription and every count under way, and say of each why."""
         for sub_id in tuple(self._subscriptions):
             self.close(sub_id)
             self.peer.send(closed_text(sub_id, refusal))
-        for task in self._counts:
-            task.cancel()
+        counts, self._counts = self._counts, {}
+        for task, query_id in counts.items():
+            if task.cancel():  # else it has just been answered
+                self.peer.send(closed_text(query_id, refusal))
 
     def loaded(self, subscription: Subscription) -> None:
         """A stored answer is over: the next may begin."""
@@ -187,9 +189,12 @@ class Reading:
             return Refusal(Prefix.RATE_LIMITED, f"{MAX_COUNTS} counts are under way, wait for one to end")
         query = Query(filters=filters, scope=self.scope, timeout_s=self._context.rules.query_timeout_s)
         task = self._context.loop.create_task(self._answer_count(query_id, query))
-        self._counts.add(task)
-        task.add_done_callback(self._counts.discard)
+        self._counts[task] = query_id
+        task.add_done_callback(self._count_is_over)
         return None
+
+    def _count_is_over(self, task: asyncio.Task[None]) -> None:
+        self._counts.pop(task, None)
 
     async def _answer_count(self, query_id: str, query: Query) -> None:
         try:

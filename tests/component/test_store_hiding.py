@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from tests.component.follower_backend import for_reading
@@ -12,7 +13,7 @@ from tests.factory import KEYS, NOW_S, fake_event
 from orly.nostr.filter import Filter
 from orly.store.base import HiddenKey, Query, ReadScope, StoreError
 from orly.store.lmdb import hiding
-from orly.store.lmdb.environment import open_environment
+from orly.store.lmdb.environment import Environment, open_environment
 from orly.store.lmdb.follower import LmdbFollower
 from orly.store.lmdb.store import LmdbStore
 from orly.store.lmdb.transaction import Transaction
@@ -67,6 +68,111 @@ def test_a_long_journal_is_written_anew_and_readers_begin_again(
 
     asyncio.run(main())
     assert_sound(tmp_path)
+
+
+def test_a_journal_that_cannot_be_shorter_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hiding, "MAX_ROWS", 5)
+    monkeypatch.setattr(hiding, "HIDE_EVENTS", 1)
+    events = [fake_event(created_at=NOW_S + n) for n in range(8)]
+    keys = [HiddenKey(event.id, False) for event in events]
+    compact, n_rows = hiding.compact, list[int]()
+
+    def counting(txn: Any, tables: Environment) -> None:
+        n_rows.append(txn.stat(tables.hidden)["entries"])
+        compact(txn, tables)
+
+    monkeypatch.setattr(hiding, "compact", counting)
+
+    async def main() -> None:
+        store = await opened(tmp_path)
+        await store.save(events)
+        await store.hide(keys)
+        for expected in ([8], [8], [8]):
+            await store.close()
+            store = await opened(tmp_path)
+            assert n_rows == expected
+        await store.show(keys[:4])
+        await store.hide(keys[:3])
+        await store.close()
+        store = await opened(tmp_path)
+        assert n_rows == [8], "15 rows are not twice as many"
+        await store.hide(keys[3:4])
+        await store.show(keys[1:])
+        for _ in range(2):
+            await store.close()
+            store = await opened(tmp_path)
+            assert n_rows == [8, 23]
+            assert await store.count(MOST) == 7
+        await store.close()
+
+    asyncio.run(main())
+    assert_sound(tmp_path)
+
+
+class Serials(set[bytes]):
+    """Refuses what makes another set: with millions hidden that took seconds, once for each row."""
+
+    def __ror__(self, other: Any) -> Any:
+        raise AssertionError("the set was copied")
+
+    __rsub__ = __ror__
+
+
+def test_a_journal_is_written_anew_without_a_copy_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [fake_event(n % 2, created_at=NOW_S + n) for n in range(10)]
+    read = hiding._journal
+
+    async def main() -> None:
+        tables = open_environment(tmp_path, max_bytes=MAX_BYTES)
+        store = LmdbStore(tables)
+        await store.save(events)
+        await store.hide([AUTHOR])
+        await store.show([AUTHOR])
+        await store.hide([AUTHOR])
+        with monkeypatch.context() as patch, tables.env.begin(write=True) as txn:
+            patch.setattr(hiding, "_journal", lambda *given: ((sign, Serials(each)) for sign, each in read(*given)))
+            hiding.compact(txn, tables)
+        assert await store.count(MOST) == 5
+        await store.close()
+
+    asyncio.run(main())
+    assert_sound(tmp_path)
+
+
+class CountedTransaction:
+    """Counts the cursors that are opened."""
+
+    def __init__(self, txn: Any) -> None:
+        self._txn = txn
+        self.n_cursors = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._txn, name)
+
+    def cursor(self, table: Any) -> Any:
+        self.n_cursors += 1
+        return self._txn.cursor(table)
+
+
+@pytest.mark.parametrize("n_authors", [0, 1])
+@pytest.mark.parametrize("n_events", [0, 1])
+def test_a_transaction_opens_one_cursor_to_see_what_is_hidden(tmp_path: Path, n_authors: int, n_events: int) -> None:
+    event = fake_event(0)
+
+    async def main() -> None:
+        tables = open_environment(tmp_path, max_bytes=MAX_BYTES)
+        store = LmdbStore(tables)
+        await store.hide([AUTHOR] * n_authors + [HiddenKey(event.id, False)] * n_events)
+        with tables.env.begin() as txn:
+            counted = CountedTransaction(txn)
+            hidden_keys = hiding.HiddenKeys(tables, counted, set())
+            assert counted.n_cursors == (1 if n_authors or n_events else 0)
+            assert hidden_keys.cover(event) == bool(n_authors or n_events)
+            assert hidden_keys.cover(fake_event(0, content="other")) == bool(n_authors)
+            assert not hidden_keys.cover(fake_event(1))
+        await store.close()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("max_shown", [1, 2, 1000])

@@ -43,6 +43,10 @@ HIDE_EVENTS: Final = 2_000
 MAX_ROWS: Final = 1_000
 """Rows of the journal that a writer leaves as they are when it starts."""
 
+MIN_GROWTH: Final = 2
+"""The journal is written anew when it has so many times the rows that were left the last time: where millions are
+hidden more than `MAX_ROWS` are needed, and each start would take seconds to write the same."""
+
 _HIDING, _HIDDEN, _SHOWING = b"\x00", b"\x01", b"\x02"
 """How far a key has got: in the first state its later events are hidden already, in the last they are not any more."""
 
@@ -103,21 +107,33 @@ def compact(txn: Any, tables: Environment) -> None:
     epoch, _ = _STATE.unpack(txn.get(b"hidden", db=tables.meta))
     hidden: set[bytes] = set()
     for sign, serials in _journal(txn, tables, 0):
-        hidden = hidden | serials if sign == _PUT else hidden - serials
+        if sign == _PUT:
+            hidden |= serials
+        else:
+            hidden -= serials
     with txn.cursor(tables.events) as cursor:
         kept = [serial for serial in sorted(hidden) if cursor.set_key(serial)]
     txn.drop(tables.hidden, delete=False)
     txn.put(b"hidden", _STATE.pack(epoch + 1, 0), db=tables.meta)
     for start in range(0, len(kept), HIDE_EVENTS):
         _append(txn, tables, _PUT, kept[start : start + HIDE_EVENTS])
+    _, n_rows = _STATE.unpack(txn.get(b"hidden", db=tables.meta))
+    txn.put(b"hidden_rows_left", _U64.pack(n_rows), db=tables.meta)
+
+
+def _is_long(txn: Any, tables: Environment) -> bool:
+    found, left = txn.get(b"hidden", db=tables.meta), txn.get(b"hidden_rows_left", db=tables.meta)
+    if found is None:
+        return False
+    _, n_rows = _STATE.unpack(found)
+    return bool(n_rows > MAX_ROWS and (left is None or n_rows >= MIN_GROWTH * _U64.unpack(left)[0]))
 
 
 def compact_if_long(tables: Environment) -> None:
     """See `compact`; without room for that the journal stays as it is."""
     with tables.env.begin() as txn:
-        found = txn.get(b"hidden", db=tables.meta)
-    if found is None or _STATE.unpack(found)[1] <= MAX_ROWS:
-        return
+        if not _is_long(txn, tables):
+            return
     try:
         with tables.env.begin(write=True) as txn:
             compact(txn, tables)
@@ -145,15 +161,12 @@ class HiddenKeys:
         self._txn = txn
         self._shown = shown
         self._changed = False
-        self._has_authors = self._has(AUTHOR)
-        self._has_events = self._has(EVENT)
-
-    def _has(self, prefix: bytes) -> bool:
-        table = self._tables.hidden_keys
-        if table is None or not self._txn.stat(table)["entries"]:
-            return False
-        with self._txn.cursor(table) as cursor:
-            return bool(cursor.set_range(prefix)) and cursor.key().startswith(prefix)
+        self._has_authors = self._has_events = False
+        table = tables.hidden_keys
+        if table is not None and txn.stat(table)["entries"]:
+            with txn.cursor(table) as cursor:  # authors come first
+                self._has_authors = cursor.first() and cursor.key().startswith(AUTHOR)
+                self._has_events = cursor.last() and cursor.key().startswith(EVENT)
 
     def cover(self, event: EncodedEvent) -> bool:
         """Whether an event that is stored now is hidden from the start."""

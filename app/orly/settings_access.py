@@ -169,7 +169,7 @@ class AccessSettings(BaseModel):
     reqs_per_ip_per_minute: Count = _rates(
         "ORLY_MAX_REQS_PER_IP_PER_MINUTE",
         "0",
-        "REQ, COUNT and NEG-OPEN taken from one address; 0 is no limit.",
+        "REQ, COUNT, NEG-OPEN and requests to the HTTP API taken from one address; 0 is no limit.",
         ge=0,
         le=_MOST,
     )

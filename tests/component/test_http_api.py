@@ -32,6 +32,8 @@ from orly.access.levels import Mode
 from orly.access.snapshot import ListName
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
+from orly.nostr.nip19 import parse_public_key
+from orly.relay import api
 from orly.relay.http_export import HIGH_BYTES, ExportReply, ExportRows
 from orly.relay.http_import import MAX_SHOWN_PROBLEMS, SLICE_LINES
 from orly.store.base import Query, QueryHandle, QuerySink, StoreError, StoreUnavailableError
@@ -105,7 +107,7 @@ async def test_others_export_their_own(tmp_path: Path) -> None:
         filled = Filled()
         await filled.save(world)
         own = [*filled.own, filled.own_private]
-        for target in ("/api/export", f"/api/export?pubkey={KEYS[STRANGER]}"):
+        for target in ("/api/export", f"/api/export?pubkey={KEYS[STRANGER]}", f"/api/export?pubkey={KEYS[2].upper()}"):
             reply = await world.signed(STRANGER, "GET", target)
             assert exported(reply) == ids(own)
             assert file_name(reply).startswith("my-events-2023")
@@ -148,6 +150,39 @@ async def test_an_export_of_what_is_no_key(tmp_path: Path) -> None:
         many = json.dumps({"pubkeys": [KEYS[1]] * 10_001}).encode()
         assert "the maximum is 10000" in (await world.signed(OWNER, "POST", "/api/export", many)).error
         assert (await world.signed(OWNER, "POST", "/api/export", b" " * (1024 * 1024 + 1))).status == 413
+
+
+class Decoded:
+    """Counts keys that are decoded, at all and at a stretch."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.n_all = self.n_now = self.n_most = 0
+        patch.setattr(api, "parse_public_key", self._parse)
+
+    def _parse(self, text: str) -> str:
+        if not self.n_now:
+            asyncio.get_running_loop().call_soon(self._end)
+        self.n_all += 1
+        self.n_now += 1
+        self.n_most = max(self.n_most, self.n_now)
+        return parse_public_key(text)
+
+    def _end(self) -> None:
+        self.n_now = 0
+
+
+@async_test
+async def test_many_keys_keep_nobody_waiting(tmp_path: Path) -> None:
+    many = json.dumps({"pubkeys": [NPUB_OF_1] * api.MAX_KEYS}).encode()
+    async with api_world(tmp_path) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            decoded = Decoded(patch)
+            reply = await world.signed(STRANGER, "POST", "/api/export", many)
+            assert (reply.status, reply.error) == (403, "only owners and admins may export the events of others")
+            assert decoded.n_all == 0
+            assert exported(await world.signed(OWNER, "POST", "/api/export", many)) == []
+            assert decoded.n_all == api.MAX_KEYS
+            assert decoded.n_most <= 100
 
 
 @async_test

@@ -25,6 +25,7 @@ from orly.access.levels import Level, Mode
 from orly.nostr.event import EncodedEvent
 from orly.nostr.kinds import HTTP_AUTH
 from orly.relay.api import RPC_TYPE
+from orly.relay.rates import Rates
 
 BODY = b'{"method":"supportedmethods","params":[]}'
 ROOT = f"http://{HOST}/"
@@ -289,3 +290,53 @@ async def test_nobody_is_anybody_until_the_lists_are_known(tmp_path: Path) -> No
             assert "not ready yet" in reply.error
         await world.engine.start()
         assert (await send(world, header_of(fitting()))).status == 200  # it was not used
+
+
+# Rates
+
+
+@async_test
+async def test_requests_by_address(tmp_path: Path) -> None:
+    time_s = 0.0
+    rates = Rates(requests_per_ip=3, monotonic_s=lambda: time_s)
+    there: dict[str, Any] = {"peer": "2001:db8::1"}
+    async with api_world(tmp_path, rates=rates) as world:
+        assert (await world.signed(STRANGER, "GET", "/api/role", **there)).status == 200
+        assert (await world.ask("GET", "/api/acl-mode", peer="2001:db8::2")).status == 200
+        assert is_refused(await send(world, "Nostr bad", **there), "holds no event")
+        for reply in (
+            await world.signed(3, "GET", "/api/role", **there),
+            await world.signed(3, "GET", "/api/export", **there),
+            await world.ask("GET", "/api/acl-mode", **there),
+            await send(world, "Nostr bad", **there),
+            await send(world, header_of(fitting(STRANGER)), **there),
+            await world.signed(STRANGER, "POST", "/api/import", b"", **there),
+        ):
+            assert (reply.status, "slow down" in reply.error) == (429, True), reply
+            assert reply.headers["access-control-allow-origin"] == "*"
+        assert (await world.ask("OPTIONS", "/api/export", **there)).status == 204
+        assert (await world.signed(STRANGER, "GET", "/api/role", peer="2001:db8:0:1::1")).status == 200
+        assert (await send(world, header_of(fitting()), **there)).status == 200, "who moderates is not limited"
+        time_s += 20
+        assert [(await world.ask("GET", "/api/acl-mode", **there)).status for _ in range(2)] == [200, 429]
+        for _ in range(5):
+            assert (await world.ask("GET", "/api/acl-mode", peer="127.0.0.1")).status == 200
+
+
+@async_test
+async def test_requests_by_key(tmp_path: Path) -> None:
+    rates = Rates(requests_per_key=2, monotonic_s=lambda: 0.0)
+    async with api_world(tmp_path, rates=rates) as world:
+        for number, status in enumerate((200, 200, 429)):
+            assert (await world.signed(STRANGER, "GET", "/api/role", peer=f"192.0.2.{number}")).status == status
+        assert (await world.signed(3, "GET", "/api/role")).status == 200
+        assert [(await world.signed(ADMIN, "GET", "/api/role")).status for _ in range(4)] == [200] * 4
+
+
+@async_test
+async def test_what_only_reads_may_be_asked_for_again_with_the_same_event(tmp_path: Path) -> None:
+    async with api_world(tmp_path) as world:
+        header = {"Authorization": header_of(allowing(STRANGER, "GET", f"http://{HOST}/api/role", None, NOW_S))}
+        for seconds, status in ((0, 200), (0, 200), (60, 200), (1, 401)):
+            world.clock.now += seconds
+            assert (await world.ask("GET", "/api/role", headers=header)).status == status

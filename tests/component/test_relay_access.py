@@ -5,7 +5,7 @@ import asyncio
 from tests.component.access_world import ADMIN, OWNER, authenticated, on_access, settled
 from tests.component.relay_server import TestedRelay
 from tests.factory import KEYS, NOW_S, gift_wrap, make_event
-from tests.wsclient import until
+from tests.wsclient import RawClient, until
 
 from orly.access.commands import AddKey, BlockAddress, DisallowKind, DropKey, UnblockAddress
 from orly.access.curating import CONFIG_D, CONFIG_KIND
@@ -380,6 +380,21 @@ async def test_rates_of_an_address(relay: TestedRelay) -> None:
         await other.request("6", {"limit": 0})
         await authenticated(relay, other, ADMIN)
         await other.accept(*(make_event(OTHER, content=f"more {n}") for n in range(5)))
+
+
+@on_access(trusted_proxies=("127.0.0.1",), reqs_per_ip_per_minute=3)
+async def test_requests_to_the_api_and_over_websockets_share_a_rate(relay: TestedRelay) -> None:
+    async with (
+        relay.client({"X-Forwarded-For": "192.0.2.7"}) as client,
+        await RawClient.open(relay.url) as there,
+        await RawClient.open(relay.url) as elsewhere,
+    ):
+        await client.request("1", {"limit": 0})
+        asked = [await there.request(["X-Forwarded-For: 192.0.2.7"], path="/api/acl-mode") for _ in range(3)]
+        assert [reply.status for reply in asked] == [200, 200, 429]
+        await client.send("REQ", "2", {})
+        assert await client.closed_reason("2") == "rate-limited: too many requests, slow down"
+        assert (await elsewhere.request(["X-Forwarded-For: 192.0.2.8"], path="/api/acl-mode")).status == 200
 
 
 @on_access(events_per_key_per_minute=2)

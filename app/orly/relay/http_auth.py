@@ -19,11 +19,13 @@ from orly.nostr.signing import verify_event
 from orly.nostr.tags import first_value
 from orly.relay.gate import Caller, Gate, parse_address
 from orly.relay.http_endpoint import ApiError
+from orly.relay.rates import Rates, rate_key
 
 __all__ = ["HttpAuth", "HttpAuthRefusedError", "Signer"]
 
 _is_host: Final = compile_re(r"[A-Za-z0-9._:\[\]-]{1,255}").fullmatch
 _SOCKET_SCHEME: Final = compile_re(r"^ws(?=s?://)", IGNORECASE)
+_TOO_MANY_REQUESTS: Final = "too many requests from your address or by your key, slow down"
 
 
 class Signer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,18 +64,27 @@ class HttpAuth:
         gate: Knows which proxies may speak for a client.
         relay_url: Our public URL; empty if it is not known.
         now_s: Unix time.
+        rates: How much anybody may ask; None = there are no limits.
     """
 
-    def __init__(self, access: AccessControl, gate: Gate, relay_url: str, now_s: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        access: AccessControl,
+        gate: Gate,
+        relay_url: str,
+        now_s: Callable[[], int],
+        rates: Rates | None = None,
+    ) -> None:
         self._access = access
         self._gate = gate
+        self._rates = rates
         self._base = _SOCKET_SCHEME.sub("http", relay_url).rstrip("/")
         self._now_s = now_s
 
     async def caller(
         self, request: Request, body: bytes | None, *, needs_payload: bool, once: bool, least: Level = Level.NONE
     ) -> Signer:
-        """Who a request is from.
+        """Who a request is from; counts it against the rates, unless that is somebody who moderates.
 
         Args:
             request: As it came.
@@ -83,15 +94,22 @@ class HttpAuth:
             least: Who may less is refused; of that, `once` remembers nothing.
 
         Raises:
+            ApiError: See `count`.
             HttpAuthRefusedError: 401 for a header that is missing or does not fit, 403 for a key that is banned, comes
                 from a blocked address or may not do this, 503 while it is not known who may do what.
         """
         snapshot = self._access.snapshot
         if snapshot is None:
             raise HttpAuthRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, NO_SNAPSHOT.detail)
-        event = self._proven(request, body, needs_payload)
+        try:
+            event = self._proven(request, body, needs_payload)
+        except HttpAuthRefusedError:
+            self.count(request)
+            raise
         address = self.address_of(request)
         standing = standing_of(snapshot, [event.pubkey], address)
+        if not standing.moderates:
+            self.count(request, frozenset({event.event.pubkey}))
         payload = (first_value(event.event, "payload") or "").lower()
         signer = Signer(pubkey=event.event.pubkey, level=standing.level, address=address, payload=payload)
         if standing.barred is not None:
@@ -109,6 +127,15 @@ class HttpAuth:
             return await self._access.use_once(event.id)
         except ControlError as error:
             raise HttpAuthRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+
+    def count(self, request: Request, keys: frozenset[str] = frozenset()) -> None:
+        """Count a request against the rates of its address, and of the keys (hex) that have signed it.
+
+        Raises:
+            ApiError: 429: there were too many.
+        """
+        if self._rates is not None and not self._rates.take_request(rate_key(self.address_of(request)), keys):
+            raise ApiError(HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY_REQUESTS)
 
     def address_of(self, request: Request) -> str:
         """Where a request comes from, as `ipaddress` writes it; empty if that is not known."""

@@ -72,7 +72,10 @@ class Rates:
         self._events_key.give_back(author)
 
     def take_request(self, place: str | None, keys: frozenset[str]) -> bool:
-        """Whether one more REQ, COUNT or NEG-OPEN may come from a place, and of the keys that it has proven."""
+        """Whether one more REQ, COUNT, NEG-OPEN or HTTP request may come from a place, and of the keys it has proven.
+
+        A place is a `rate_key`.
+        """
         now_s = self._monotonic_s()
         if place is not None and not self._requests_ip.take(place, now_s):
             return False

@@ -134,6 +134,7 @@ def _api(settings: "Settings", shared: SessionContext, gate: Gate) -> Sequence[R
         ),
         now_s=shared.now_s,
         relay_url=settings.relay_url,
+        rates=shared.rates,
     )
 
 

@@ -22,7 +22,7 @@ from tests.component.api_world import (
     header_of,
     own_rules,
 )
-from tests.component.async_test import async_test
+from tests.component.async_test import Stretches, async_test
 from tests.component.store_proxy import StoreProxy
 from tests.factory import KEYS, NOW_S, delete_event, event_json, expiring_event, fake_event, gift_wrap, make_event
 from tests.wsclient import DEADLINE_S, until
@@ -152,31 +152,13 @@ async def test_an_export_of_what_is_no_key(tmp_path: Path) -> None:
         assert (await world.signed(OWNER, "POST", "/api/export", b" " * (1024 * 1024 + 1))).status == 413
 
 
-class Decoded:
-    """Counts keys that are decoded, at all and at a stretch."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.n_all = self.n_now = self.n_most = 0
-        patch.setattr(api, "parse_public_key", self._parse)
-
-    def _parse(self, text: str) -> str:
-        if not self.n_now:
-            asyncio.get_running_loop().call_soon(self._end)
-        self.n_all += 1
-        self.n_now += 1
-        self.n_most = max(self.n_most, self.n_now)
-        return parse_public_key(text)
-
-    def _end(self) -> None:
-        self.n_now = 0
-
-
 @async_test
 async def test_many_keys_keep_nobody_waiting(tmp_path: Path) -> None:
     many = json.dumps({"pubkeys": [NPUB_OF_1] * api.MAX_KEYS}).encode()
     async with api_world(tmp_path) as world:
         with pytest.MonkeyPatch.context() as patch:
-            decoded = Decoded(patch)
+            decoded = Stretches(parse_public_key)
+            patch.setattr(api, "parse_public_key", decoded)
             reply = await world.signed(STRANGER, "POST", "/api/export", many)
             assert (reply.status, reply.error) == (403, "only owners and admins may export the events of others")
             assert decoded.n_all == 0

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from random import Random
 from typing import Any, Final, cast
 
 import pytest
@@ -15,7 +16,8 @@ from tests.strategies import QUICK, junk_json, texts
 from orly.access.commands import Command, Entry, Member, change_of, edits_of
 from orly.access.control import AccessControl, ControlError, Listed
 from orly.access.levels import Level, Mode
-from orly.access.snapshot import ListName, Rules, Snapshot
+from orly.access.snapshot import ListName, Rules, Snapshot, UseChange
+from orly.relay import management_events
 from orly.relay.http_auth import Signer
 from orly.relay.management import METHODS, SUPPORTED, Management, methods_in
 from orly.relay.management_lists import MAX_LISTED
@@ -324,6 +326,36 @@ def test_a_list_that_is_too_long_is_not_told() -> None:
 
 def test_an_owner_cannot_be_banned() -> None:
     assert ask("banpubkey", KEYS[0])["error"] == "this key is an owner's (ORLY_OWNERS) and cannot be banned"
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 1000])
+def test_of_many_users_those_with_the_most_events_are_found_in_slices(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(management_events, "SLICE_USES", 10)
+    random, access = Random(limit), FakeAccess(Mode.CURATING)
+    lists, keys = access.lists, [Random(number).randbytes(32) for number in range(500)]
+    lists.day = NOW_S // (24 * 60 * 60)
+    lists.used = {key: random.randrange(1, 20) for key in keys} | {"192.0.2.1": 99}
+    for key in keys[::3]:
+        lists.trusted_pubkeys.add(key)
+    for key in keys[1::6]:
+        lists.blacklisted_pubkeys.add(key)
+    left = [(lists.used[key], key.hex()) for n, key in enumerate(keys) if n % 3 and n % 6 != 1]
+    body = json.dumps({"method": "listunclassifiedusers", "params": [limit]}).encode()
+
+    async def main() -> bytes:
+        n_turns, asking = 0, asyncio.create_task(managing(access, FakeStore()).call(body, OWNER))
+        while not asking.done():
+            await asyncio.sleep(0)
+            n_turns += 1
+            lists.apply(UseChange(random.randbytes(32), 99))
+        assert n_turns >= 50
+        return asking.result()
+
+    assert json.loads(asyncio.run(main()))["result"] == [
+        {"pubkey": pubkey, "events": count} for count, pubkey in sorted(left, reverse=True)[:limit]
+    ]
 
 
 # The log

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ExportRows:
-    """What a query finds, as pieces of JSONL. An asynchronous iterator, and the query's sink."""
+    """What a query finds, as fast as it is taken: by `take`, or as an asynchronous iterator in pieces of JSONL."""
 
     def __init__(self, store: EventStore, query: Query) -> None:
         """Start the query.
@@ -102,17 +102,25 @@ class ExportRows:
         Raises:
             StoreError: The query failed.
         """
-        await self.begin()
-        if not self._waiting:
+        events = await self.take()
+        if not events:
             raise StopAsyncIteration
-        self._waiting.append(b"")
-        piece = b"\n".join(self._waiting)
-        self._waiting = []
+        events.append(b"")
+        return b"\n".join(events)
+
+    async def take(self) -> list[bytes]:
+        """The next events; none at the end.
+
+        Raises:
+            StoreError: The query failed.
+        """
+        await self.begin()
+        events, self._waiting = self._waiting, []
         self._n_bytes = 0
         if self._is_held:
             self._is_held = False
             self._handle.resume()
-        return piece
+        return events
 
     def close(self) -> None:
         """End the query."""

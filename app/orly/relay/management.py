@@ -28,7 +28,6 @@ from orly.relay.management_events import (
     delete_events_of,
     events_of,
     is_configured,
-    needing_moderation,
     unclassified,
 )
 from orly.relay.management_lists import (
@@ -54,6 +53,7 @@ from orly.relay.management_params import (
     number,
     read_params,
 )
+from orly.relay.management_reports import needing_moderation
 from orly.store.base import EventStore, StoreError
 
 __all__ = ["METHODS", "SUPPORTED", "Management", "methods_in"]

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from orly.access.commands import MAX_REASON_CHARACTERS, CommandError
+from orly.access.commands import MAX_REASON_CHARACTERS, AddKey, CommandError
 from orly.access.curating import CuratingConfig
 from orly.access.levels import Mode
 from orly.access.snapshot import ListName, Snapshot
@@ -38,6 +38,9 @@ MAX_REPORTED: Final = 1000
 """Reported events that are told at once."""
 
 DELETE_PAGE: Final = 500
+
+DELETED: Final = "deleted"
+"""Why an event is banned that nobody banned before."""
 
 QUERY_TIMEOUT_S: Final = 60.0
 
@@ -74,7 +77,9 @@ def _is_decided(snapshot: Snapshot, event_id: bytes) -> bool:
 
 
 async def delete_event(asked: Asked, event_id: bytes) -> bool:
-    """Remove an event for good; one that is not there is no error."""
+    """Remove an event for good: it is banned as well, lest it comes again. One that is not there is no error."""
+    if event_id not in asked.snapshot.keys[ListName.BANNED_EVENTS]:
+        await asked.access.change([AddKey(ListName.BANNED_EVENTS, event_id, DELETED)], by=asked.by)
     await asked.store.delete([event_id])
     return True
 

@@ -68,6 +68,8 @@ def test_it_stands_between_the_store_and_the_workers(tmp_path: Path) -> None:
             assert logs.index(f" {worker} INFO  main | stopped") < logs.index(f" {ACL} INFO  main | SIGTERM")
         assert logs.index(f" {ACL} INFO  main | stopped") < logs.index(" orly-db INFO  main | SIGTERM")
         assert "Traceback" not in logs
+        warned = [line.split()[1] for line in launcher.lines() if "ORLY_RELAY_URL is not set" in line]
+        assert sorted(warned) == list(WORKERS)
 
 
 def test_without_a_mode_or_owners_it_does_not_run(tmp_path: Path) -> None:

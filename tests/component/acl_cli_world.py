@@ -192,7 +192,7 @@ class FakeManaged:
     entered: threading.Event = field(default_factory=threading.Event)
     hold: threading.Event = field(default_factory=threading.Event)
     closes: bool = False
-    used: UsedEvents = field(default_factory=UsedEvents)
+    used: UsedEvents = field(default_factory=lambda: UsedEvents(0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def members(self) -> dict[str, dict[Member, Entry]]:

@@ -27,6 +27,7 @@ from tests.component.acl_cli_world import (
 from tests.component.orly_child import DEADLINE_S, child, on_terminal, run, write_lines
 from tests.factory import KEYS, NOW_S, make_event
 from tests.process import free_port, run_orly, running_db, running_relay
+from tests.wsclient import until
 
 from orly.access.commands import AddKey, AllowKind, BlockAddress, Command, Entry, SetInfo
 from orly.access.control import Use
@@ -618,6 +619,28 @@ def test_what_is_stored_is_what_an_engine_decides_by(tmp_path: Path, mode: Mode)
         with pytest.raises(StoreError, match="only read"):
             await follower.change_markers({})
         await follower.close()
+
+    asyncio.run(asyncio.wait_for(play(), DEADLINE_S))
+
+
+def test_stored_lists_keep_up_with_what_comes_from_events(tmp_path: Path) -> None:
+    rules = Rules(mode=Mode.FOLLOWS, owners=frozenset({bytes.fromhex(OWNER_KEY)}))
+
+    async def play() -> None:
+        store = await LmdbStore.open(tmp_path, max_bytes=TIB, now_s=lambda: NOW_S)
+        before = asyncio.all_tasks()
+        still, lists = (StoredLists(store, rules, now_s=lambda: NOW_S) for _ in range(2))
+        await still.load()
+        await lists.load(follows=True)
+        await store.save([make_event(0, 3, NOW_S, [("p", key) for key in KEYS[2:5]])])
+        assert lists.snapshot is not None
+        followed = lists.snapshot.keys[ListName.FOLLOWED_PUBKEYS]
+        await until(lambda: len(followed) == 3, "the keys that are followed")
+        await lists.close()
+        assert still.snapshot is not None
+        assert len(still.snapshot.keys[ListName.FOLLOWED_PUBKEYS]) == 0
+        assert asyncio.all_tasks() == before
+        await store.close()
 
     asyncio.run(asyncio.wait_for(play(), DEADLINE_S))
 

@@ -848,13 +848,31 @@ async def test_errors_are_the_same_from_afar(tmp_path: Path) -> None:
 async def test_an_event_allows_one_request_whoever_is_asked(tmp_path: Path) -> None:
     async with acl_world(tmp_path) as world, serving_acl(world) as served, following(served.address) as access:
         first, second = make_event(0), make_event(1)
-        assert await access.use_once(first.id)
-        assert not await access.use_once(first.id)
-        assert not await world.engine.use_once(first.id)
-        assert await world.engine.use_once(second.id)
-        assert not await access.use_once(second.id)
+        assert await access.use_once(first.id, NOW_S)
+        assert not await access.use_once(first.id, NOW_S)
+        assert not await world.engine.use_once(first.id, NOW_S)
+        assert await world.engine.use_once(second.id, NOW_S)
+        assert not await access.use_once(second.id, NOW_S)
         with pytest.raises(CommandError, match="an event id has 32 bytes, not 1"):
-            await access.use_once(b"x")
+            await access.use_once(b"x", NOW_S)
+
+
+@async_test
+async def test_a_service_that_began_again_takes_no_event_from_before(tmp_path: Path) -> None:
+    used, early = make_event(0, created_at=NOW_S), make_event(0, created_at=NOW_S + 1)
+    async with acl_world(tmp_path) as world:
+        async with serving_acl(world) as served, following(served.address) as access:
+            assert await access.use_once(used.id, NOW_S)
+        world.clock.now += 2
+        await world.restart()
+        async with serving_acl(world) as served, following(served.address) as one, following(served.address) as two:
+            for event in (used, early):
+                for access in (one, two):
+                    with pytest.raises(CommandError, match=r"before access control started, .* sign another one"):
+                        await access.use_once(event.id, event.event.created_at)
+            late = make_event(0, created_at=NOW_S + 2)
+            assert await one.use_once(late.id, NOW_S + 2)
+            assert not await two.use_once(late.id, NOW_S + 2)
 
 
 @async_test

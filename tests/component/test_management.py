@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.component.acl_world import FaultyStore
 from tests.component.api_world import ADMIN, HOST, OWNER, PEER, STRANGER, ApiWorld, api_world, own_rules
 from tests.component.async_test import async_test
 from tests.component.store_world import ids_of
@@ -21,7 +22,7 @@ from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.relay.api import RPC_TYPE
 from orly.relay.management import methods_in
-from orly.store.base import Query, ReadScope
+from orly.store.base import Query, ReadScope, StoreError
 
 SPAMMER = 3
 LOG = "orly.relay.management"
@@ -254,9 +255,49 @@ async def test_deleting_an_event(tmp_path: Path) -> None:
     async with api_world(tmp_path, own_rules(Mode.NONE)) as world:
         event = make_event(SPAMMER)
         await world.store.save([event])
+        await world.call("allowevent", event.event.id)
         for _ in range(2):
-            assert await world.call("deleteevent", event.event.id) is True
-        assert await seen(world) == []
+            assert await world.call("deleteevent", event.event.id, key=ADMIN) is True
+        assert await world.store.count(Query(filters=(Filter(),))) == 0
+        banned = {"id": event.event.id, "reason": "deleted", "added": world.clock.now - 1}
+        assert await world.call("listbannedevents") == [banned]
+
+
+@async_test
+async def test_a_deleted_event_does_not_come_back(tmp_path: Path) -> None:
+    async with api_world(tmp_path, own_rules(Mode.NONE)) as world:
+        stored, unknown = make_event(SPAMMER), make_event(OWNER)
+        await world.store.save([stored])
+        for event in (stored, unknown):
+            await world.call("deleteevent", event.event.id)
+        body = stored.raw + b"\n" + unknown.raw
+        reply = await world.signed(OWNER, "POST", "/api/import", body)
+        assert (reply.json["stored"], reply.json["refused"]) == (0, 2)
+        assert await world.store.count(Query(filters=(Filter(),))) == 0
+        await world.call("unbanevent", stored.event.id)
+        assert (await world.signed(ADMIN, "POST", "/api/import", body)).json["stored"] == 1
+        assert await seen(world) == [stored.event.id]
+
+
+@async_test
+async def test_deleting_leaves_the_reason_of_a_ban(tmp_path: Path) -> None:
+    async with api_world(tmp_path) as world:
+        event = make_event(SPAMMER)
+        await world.store.save([event])
+        await world.call("banevent", event.event.id, "ads")
+        await world.call("deleteevent", event.event.id)
+        assert [each["reason"] for each in await world.call("listbannedevents")] == ["ads"]
+        assert await world.store.count(Query(filters=(Filter(),))) == 0
+
+
+@async_test
+async def test_an_event_that_cannot_be_banned_is_not_deleted(tmp_path: Path) -> None:
+    async with api_world(tmp_path, wrap=FaultyStore) as world:
+        await world.store.save([make_event(SPAMMER)])
+        assert isinstance(world.store, FaultyStore)
+        world.store.change_error = StoreError("the disk is full")
+        assert "the disk is full" in await world.fails("deleteevent", make_event(SPAMMER).event.id)
+        assert await world.store.count(Query(filters=(Filter(),))) == 1
 
 
 @async_test

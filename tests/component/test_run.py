@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import lmdb
 import pytest
 from tests.component.orly_child import DEADLINE_S, await_output, await_read_of_pipe, child, run
-from tests.process import ORLY, RelayProcess, running_relay
+from tests.factory import KEYS
+from tests.process import ORLY, RelayProcess, running_acl, running_db, running_relay, running_worker
 from tests.wsclient import RawClient, connect, until
 
 LOOPBACK = {"ORLY_LISTEN": "127.0.0.1", "ORLY_PORT": "0"}
@@ -109,6 +110,30 @@ def test_all_wrong_settings_are_listed_and_nothing_is_opened(tmp_path: Path) -> 
     for name in ("ORLY_PORT=", "ORLY_LOG_LEVEL=", "ORLY_PROT: no such setting; did you mean ORLY_PORT?", "ORLY_DB_MAX"):
         assert any(name in line for line in lines), name
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({}, 0),
+        ({"ORLY_OWNERS": KEYS[0]}, 1),
+        ({"ORLY_ADMINS": KEYS[0]}, 1),
+        ({"ORLY_OWNERS": KEYS[0], "ORLY_RELAY_URL": "wss://relay.example.com"}, 0),
+    ],
+)
+def test_without_its_url_a_relay_that_is_managed_over_http_warns_once(variables: dict[str, str], count: int) -> None:
+    with running_relay(**variables) as relay:
+        warnings = [line for line in relay.logs().splitlines() if " WARN " in line]
+    assert len(warnings) == count
+    assert all("ORLY_RELAY_URL is not set" in line and "(NIP-98)" in line for line in warnings)
+
+
+def test_the_url_is_missed_by_who_serves_http_wherever_the_owners_are_set() -> None:
+    with running_db() as db, running_acl(db, ORLY_OWNERS=KEYS[0], ORLY_ACL_MODE="none") as acl:
+        follows = {"ORLY_ACL_TYPE": "grpc", "ORLY_GRPC_ACL_SERVER": acl.address}
+        with running_worker(db, reads_directly=False, **follows) as relay:
+            assert relay.logs().count("ORLY_RELAY_URL is not set") == 1
+        assert "ORLY_RELAY_URL" not in acl.logs() + db.logs()
 
 
 @pytest.mark.parametrize("variable", ["ORLY_PORT", "ORLY_HEALTH_PORT"])

@@ -198,7 +198,7 @@ async def test_whose_events_may_be_stored_is_asked(tmp_path: Path) -> None:
     events = [make_event(key) for key in range(4)] + [make_event(0, kind=7)]
     raws = [event.raw for event in events]
     async with side(tmp_path) as own:
-        door = Door(own.store, POLICY, own.verifier, own.now_s, access)  # type: ignore[arg-type]
+        door = Door(own.store, POLICY, own.verifier, own.now_s, access)
         unknown = await door.offer(raws, None)
         assert [reason.partition(":")[0] for _, reason in unknown.refused] == ["error"] * 5
         access.snapshot = lists

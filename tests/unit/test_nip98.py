@@ -199,7 +199,7 @@ def test_any_url_is_taken_or_refused(url: str, body: bytes) -> None:
 
 
 def test_an_event_is_used_once() -> None:
-    used = UsedEvents()
+    used = UsedEvents(NOW_S)
     first, second = allowing(), allowing(("x", "y"))
     assert used.use(first.id, NOW_S)
     assert used.use(second.id, NOW_S)
@@ -209,7 +209,7 @@ def test_an_event_is_used_once() -> None:
 
 def test_an_event_is_remembered_as_long_as_it_would_be_taken() -> None:
     early = allowing(created_at=NOW_S + WINDOW_S)
-    used = UsedEvents()
+    used = UsedEvents(NOW_S)
     assert used.use(early.id, NOW_S)
     last_s = early.event.created_at + WINDOW_S
     assert check(early, now_s=last_s) is None
@@ -220,8 +220,21 @@ def test_an_event_is_remembered_as_long_as_it_would_be_taken() -> None:
 
 
 def test_no_more_are_remembered_than_the_bound() -> None:
-    used = UsedEvents(most=2)
+    used = UsedEvents(NOW_S, most=2)
     events = [allowing(("n", str(n))) for n in range(3)]
     assert [used.use(event.id, NOW_S) for event in events] == [True, True, False]
     assert len(used) == 2
     assert used.use(events[2].id, NOW_S + 2 * WINDOW_S + 1)
+
+
+def test_what_may_have_been_used_before_is_too_old() -> None:
+    used = UsedEvents(NOW_S)
+    assert used.is_too_old(NOW_S - 1, NOW_S)
+    assert not used.is_too_old(NOW_S, NOW_S)
+    assert used.is_too_old(NOW_S - 1, NOW_S + 2 * WINDOW_S)
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_out() -> None:
+    used = UsedEvents(NOW_S)
+    assert not used.is_too_old(NOW_S - 3600, NOW_S - 3600)
+    assert used.is_too_old(NOW_S - 3601, NOW_S)

@@ -27,7 +27,7 @@ from orly.store.lmdb.environment import open_environment
 if TYPE_CHECKING:
     from orly.acl.remote import RemoteAccess
 
-__all__ = ["Reading", "lists_of", "opened_to_change", "opened_to_read"]
+__all__ = ["Reading", "followed", "lists_of", "opened_to_change", "opened_to_read", "service_of"]
 
 ANSWER_S: Final = 2.0
 """How long it may take a service of this machine to take a connection."""
@@ -62,8 +62,8 @@ async def opened_to_read(settings: Settings, where: Where) -> AsyncIterator[Read
         AclError: They are out of reach.
     """
     async with AsyncExitStack() as stack:
-        if (server := await _server(settings, where)) is not None:
-            yield await _followed(settings, server, stack)
+        if (server := await service_of(settings, where)) is not None:
+            yield await followed(settings, server, stack)
         else:
             yield await _stored(settings, stack)
 
@@ -76,8 +76,8 @@ async def opened_to_change(settings: Settings, where: Where) -> AsyncIterator[Ac
         AclError: They are out of reach, or another process has them.
     """
     async with AsyncExitStack() as stack:
-        if (server := await _server(settings, where)) is not None:
-            yield await _followed(settings, server, stack)
+        if (server := await service_of(settings, where)) is not None:
+            yield await followed(settings, server, stack)
         else:
             yield await _own(settings, stack)
 
@@ -85,8 +85,12 @@ async def opened_to_change(settings: Settings, where: Where) -> AsyncIterator[Ac
 # Which
 
 
-async def _server(settings: Settings, where: Where) -> str | None:
-    """The `orly-acl` that has the lists; None if it is the data directory."""
+async def service_of(settings: Settings, where: Where) -> str | None:
+    """The `orly-acl` that has the lists; None if it is the data directory.
+
+    Raises:
+        AclError: It may not be called in the way that was asked for.
+    """
     if where.server is not None:
         return _given(settings, where.server)
     if (server := acl_server(settings)) is not None:
@@ -137,8 +141,12 @@ def _is_in_use(settings: Settings) -> bool:
 # A service
 
 
-async def _followed(settings: Settings, address: str, stack: AsyncExitStack) -> "RemoteAccess":
-    """The lists of a service, once they are there."""
+async def followed(settings: Settings, address: str, stack: AsyncExitStack) -> "RemoteAccess":
+    """The lists of a service, once they are there.
+
+    Raises:
+        AclError: They do not come.
+    """
     from orly.acl.remote import RemoteAccess  # what gRPC needs is for those who use it
     from orly.opening.access import SERVICE
     from orly.rpc.channel import AccessRefusedError, NotReadyError, channel_from_settings, wait_ready

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 
 from orly.access.commands import Entry, Member
 from orly.access.control import Listed
-from orly.access.keyset import KeySet
-from orly.access.levels import Mode
 from orly.access.snapshot import ListName, Rules, Snapshot
 from orly.acl.board import Board
 from orly.acl.limits import Limits
 from orly.acl.lists import Lists
-from orly.acl.sources import followed_by, newest_config
+from orly.acl.sourced import Sourced
 from orly.store.base import EventStore
 
 __all__ = ["StoredLists"]
@@ -26,20 +24,23 @@ class StoredLists:
     """
 
     def __init__(self, store: EventStore, rules: Rules, *, now_s: Callable[[], int]) -> None:
-        self._store = store
         self._rules = rules
         self._now_s = now_s
         self._board = Board()
         self._lists = Lists(store, self._board, now_s)
         self._limits = Limits(store, self._board, self._lists, now_s)
+        self._sourced = Sourced(store, self._board, rules)
 
     @property
     def snapshot(self) -> Snapshot | None:
         """See `AccessControl`; None before `load`."""
         return self._board.snapshot
 
-    async def load(self) -> None:
+    async def load(self, *, follows: bool = False) -> None:
         """Read everything.
+
+        Args:
+            follows: Keep up with what comes from events until `close`; changes of the lists are not heard of.
 
         Raises:
             StoreError: It cannot be read.
@@ -49,17 +50,12 @@ class StoredLists:
         await self._limits.load(snapshot)
         now_s = self._now_s()  # while nobody runs, nobody lifts blocks
         snapshot.blocked -= {address for address, until_s in self._lists.blocked_until_s.items() if until_s <= now_s}
-        moderators = self._rules.owners | self._rules.admins
-        match self._rules.mode:
-            case Mode.FOLLOWS:
-                followed, _ = await followed_by(self._store, moderators)
-                snapshot.put(ListName.FOLLOWED_PUBKEYS, KeySet.of(followed))
-            case Mode.CURATING:
-                found = await newest_config(self._store, moderators)
-                snapshot.curating = None if found is None else found[1]
-            case Mode.NONE | Mode.MANAGED:
-                pass
         self._board.snapshot = snapshot
+        await (self._sourced.start() if follows else self._sourced.refresh())
+
+    async def close(self) -> None:
+        """Keep up no longer; the store stays open."""
+        await self._sourced.close()
 
     async def listed(self, name: ListName, *, after: Member | None = None, limit: int = 1000) -> Sequence[Listed]:
         """See `AccessControl`."""

@@ -56,6 +56,7 @@ async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Even
             access = await _access(settings, opened, stack, stop)
             if access is None:
                 return
+            _warn_of_unchecked_calls(settings, access)
             plugin = _plugin(settings, stack)
             await run_relay(
                 settings,
@@ -136,4 +137,14 @@ def _warn_of_unknown_url(settings: Settings) -> None:
         log.warning(
             "ORLY_RELAY_URL is not set: whatever Host a client names is taken for ours when it authenticates, "
             "so another relay could pass its users' proofs on to this one"
+        )
+
+
+def _warn_of_unchecked_calls(settings: Settings, access: "AccessControl") -> None:
+    rules = settings if access.snapshot is None else access.snapshot.rules
+    if not settings.relay_url and (rules.owners or rules.admins):
+        log.warning(
+            "ORLY_RELAY_URL is not set: whatever Host a request names is taken for ours when owners and admins sign "
+            "it (NIP-98), so another relay could pass their requests on to this one; set it to the public URL, such as "
+            "wss://relay.example.com"
         )

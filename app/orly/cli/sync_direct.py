@@ -3,16 +3,22 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from orly import clock
+from orly.acl.rules import rules_from_settings
+from orly.cli.acl_options import AclError, Where
+from orly.cli.acl_places import followed, service_of
+from orly.cli.acl_stored import StoredLists
 from orly.cli.read_only import ReadOnlyStore
 from orly.cli.sync_options import OptionError, SyncOptions
 from orly.cli.sync_report import SyncReport
 from orly.cli.sync_runner import RunError, Runner, StoppedError, until_stopped
+from orly.intake.plugin import WritePlugin
+from orly.intake.plugin_settings import plugin_options
 from orly.intake.policy import policy_from_settings
 from orly.intake.verify import Verifier
 from orly.negentropy import ItemSet
@@ -22,6 +28,7 @@ from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError
 from orly.settings import Settings
+from orly.settings_access import acl_server
 from orly.settings_types import DirectoryPath
 from orly.store.base import (
     EventStore,
@@ -29,7 +36,7 @@ from orly.store.base import (
     StoreLockedError,
     StoreUnavailableError,
 )
-from orly.sync.ingest import Door
+from orly.sync.ingest import Door, HasSnapshot
 from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.request import SyncRequest, SyncResult
 from orly.sync.negentropy.run import sync_with_peer
@@ -76,24 +83,54 @@ class _DirectRunner:
 
     async def __call__(self, request: SyncRequest, report: SyncReport, stop: asyncio.Event) -> SyncResult:
         """See `Runner`."""
-        async with self._store(request, stop) as store:
+        async with self._store(request, stop) as store, AsyncExitStack() as stack:
             log.debug("%s with %s", request.direction, request.url)
             verifier = Verifier(share=has_second_core())
-            try:
-                door = Door(store, policy_from_settings(self._settings), verifier, clock.now_s)
-                settle_collector(YOUNG_OBJECTS)
-                work = sync_with_peer(
-                    request,
-                    store=store,
-                    sets=_StoredSets(store),
-                    door=door,
-                    memory=PeerMemory(),
-                    on_progress=report.progress,
-                    now_s=clock.now_s,
-                )
-                return await until_stopped(work, stop)
-            finally:
-                verifier.close()
+            stack.callback(verifier.close)
+            access = plugin = None
+            if request.direction.pulls:
+                access = await until_stopped(self._lists(store, stack), stop)
+                plugin = self._plugin(stack)
+            settle_collector(YOUNG_OBJECTS)
+            work = sync_with_peer(
+                request,
+                store=store,
+                sets=_StoredSets(store),
+                door=Door(store, policy_from_settings(self._settings), verifier, clock.now_s, access, plugin),
+                memory=PeerMemory(),
+                on_progress=report.progress,
+                now_s=clock.now_s,
+            )
+            return await until_stopped(work, stop)
+
+    async def _lists(self, store: EventStore, stack: AsyncExitStack) -> HasSnapshot:
+        """What says whose events may be stored: a service that has the lists, or else what is stored of them.
+
+        Raises:
+            RunError: The service cannot be asked.
+        """
+        settings = self._settings
+        try:
+            # A data directory that is ours has no other lists than its own, unless the settings name some.
+            server = await service_of(settings, Where()) if settings.db_type == "grpc" else acl_server(settings)
+            if server is not None:
+                return await followed(settings, server, stack)
+        except AclError as error:
+            code = ExitCode.SETTINGS if error.code is ExitCode.SETTINGS else ExitCode.FAILED
+            raise RunError(code, str(error)) from None
+        lists = StoredLists(store, rules_from_settings(settings), now_s=clock.now_s)
+        stack.push_async_callback(lists.close)
+        await lists.load(follows=True)
+        return lists
+
+    def _plugin(self, stack: AsyncExitStack) -> WritePlugin | None:
+        """The operator's program that judges events; None if there is none."""
+        options = plugin_options(self._settings)
+        if options is None:
+            return None
+        plugin = WritePlugin(options, monotonic_s=clock.monotonic_s)
+        stack.push_async_callback(plugin.aclose)
+        return plugin
 
     @asynccontextmanager
     async def _store(self, request: SyncRequest, stop: asyncio.Event) -> AsyncIterator[EventStore]:

@@ -133,15 +133,22 @@ class UsedEvents:
     """Remembers which events have allowed a request, for as long as they could allow another.
 
     Args:
+        since_s: When that begins, Unix time. An event that is older may have been used before, and allows nothing.
         most: Remembered at once. An event that cannot be remembered allows nothing.
     """
 
-    def __init__(self, most: int = 100_000) -> None:
+    def __init__(self, since_s: int, most: int = 100_000) -> None:
+        self._since_s = since_s
         self._most = most
         self._until_s: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._until_s)
+
+    def is_too_old(self, created_at: int, now_s: int) -> bool:
+        """Whether an event of that time may have been used before anything was remembered."""
+        self._since_s = min(self._since_s, now_s)  # a clock that was set back keeps nobody out until then
+        return created_at < self._since_s
 
     def use(self, event_id: bytes, now_s: int) -> bool:
         """Note that a valid event is used; False if it was used before, or if too many are remembered."""

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from starlette.requests import Request
 
+from orly.access.commands import CommandError
 from orly.access.control import AccessControl, ControlError
 from orly.access.decide import NO_SNAPSHOT, standing_of
 from orly.access.levels import Level
@@ -117,16 +118,20 @@ class HttpAuth:
         if standing.level < least:
             text = f"this needs the level {least.label}, and this key has {standing.level.label}"
             raise HttpAuthRefusedError(HTTPStatus.FORBIDDEN, text, signer)
-        if once and not await self._is_first_use(event):
-            text = "the event in the Authorization header was used before: sign another one"
-            raise HttpAuthRefusedError(HTTPStatus.UNAUTHORIZED, text, signer)
+        if once:
+            await self._use(event, signer)
         return signer
 
-    async def _is_first_use(self, event: EncodedEvent) -> bool:
+    async def _use(self, event: EncodedEvent, signer: Signer) -> None:
         try:
-            return await self._access.use_once(event.id)
+            is_first = await self._access.use_once(event.id, event.event.created_at)
+        except CommandError as error:
+            raise HttpAuthRefusedError(HTTPStatus.UNAUTHORIZED, str(error), signer) from None
         except ControlError as error:
             raise HttpAuthRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+        if not is_first:
+            text = "the event in the Authorization header was used before: sign another one"
+            raise HttpAuthRefusedError(HTTPStatus.UNAUTHORIZED, text, signer)
 
     def count(self, request: Request, keys: frozenset[str] = frozenset()) -> None:
         """Count a request against the rates of its address, and of the keys (hex) that have signed it.

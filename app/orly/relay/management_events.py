@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from orly.access.commands import CommandError
+from orly.access.commands import AddKey, CommandError
 from orly.access.curating import CuratingConfig
 from orly.access.levels import Mode
 from orly.access.snapshot import ListName
@@ -27,6 +27,9 @@ __all__ = [
 
 DELETE_PAGE: Final = 500
 
+DELETED: Final = "deleted"
+"""Why an event is banned that nobody banned before."""
+
 QUERY_TIMEOUT_S: Final = 60.0
 
 SLICE_USES: Final = 1_000
@@ -36,7 +39,9 @@ _DAY_S: Final = 24 * 60 * 60
 
 
 async def delete_event(asked: Asked, event_id: bytes) -> bool:
-    """Remove an event for good; one that is not there is no error."""
+    """Remove an event for good: it is banned as well, lest it comes again. One that is not there is no error."""
+    if event_id not in asked.snapshot.keys[ListName.BANNED_EVENTS]:
+        await asked.access.change([AddKey(ListName.BANNED_EVENTS, event_id, DELETED)], by=asked.by)
     await asked.store.delete([event_id])
     return True
 

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, MutableSet, Sequence
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from msgspec import structs
 
-from orly.access.control import AccessControl
 from orly.access.decide import ANYBODY, NO_SNAPSHOT, refuse_write
+from orly.access.snapshot import Snapshot
 from orly.intake.plugin import WritePlugin
 from orly.intake.plugin_lines import Asked, Ruling, SourceType
 from orly.intake.policy import WritePolicy
@@ -20,7 +20,7 @@ from orly.nostr.kinds import is_ephemeral
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import EventStore, SaveResult, SaveStatus, StoreError
 
-__all__ = ["SLICE_EVENTS", "Checked", "Door", "OfferResult"]
+__all__ = ["SLICE_EVENTS", "Checked", "Door", "HasSnapshot", "OfferResult"]
 
 SLICE_EVENTS: Final = 128
 """Events decoded and verified at a stretch, about 4 ms; then others on the event loop have their turn."""
@@ -56,6 +56,14 @@ class Checked:
     result: OfferResult = field(default_factory=OfferResult)
 
 
+class HasSnapshot(Protocol):
+    """As much of `AccessControl` as the door asks."""
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """See `AccessControl`."""
+
+
 class Door:
     """Takes events from other relays under the rules that clients face; used from one event loop.
 
@@ -70,7 +78,7 @@ class Door:
         policy: WritePolicy,
         verifier: Verifier,
         now_s: Callable[[], int],
-        access: AccessControl | None = None,
+        access: HasSnapshot | None = None,
         plugin: WritePlugin | None = None,
     ) -> None:
         """Make one.

@@ -75,9 +75,11 @@ def test_lists_are_kept_by_one_program(tmp_path: Path) -> None:
     )
     assert refused(tmp_path, 78, ORLY_ADMINS=KEYS[0], ORLY_LAUNCHER_ACL_ENABLED="false") == [line]
     assert refused(tmp_path, 78, ORLY_OWNERS=KEYS[0], ORLY_ACL_MODE="managed", ORLY_LAUNCHER_ACL_ENABLED="0") == [line]
-    elsewhere = given(tmp_path, ORLY_ACL_TYPE="grpc", ORLY_GRPC_ACL_SERVER="127.0.0.1:9", **off)
-    done = run(tmp_path, "--check", **elsewhere)
-    assert done.returncode == 0, done.stderr
+    for elsewhere in ({"ORLY_ACL_TYPE": "grpc"}, {"ORLY_GRPC_ACL_SERVER": "127.0.0.1:9"}):
+        done = run(tmp_path, "--check", **given(tmp_path, **elsewhere, **off))
+        assert done.returncode == 0, done.stderr
+    here = {"ORLY_ACL_TYPE": "local", "ORLY_GRPC_ACL_SERVER": "127.0.0.1:9"}
+    assert refused(tmp_path, 78, **here, **off) == [line]
 
 
 @pytest.mark.parametrize("variable", ["ORLY_PORT", "ORLY_HEALTH_PORT", "ORLY_DB_LISTEN"])

@@ -13,6 +13,7 @@ from orly.appliance.render import unusable_path
 from orly.process.exit_codes import ExitCode
 from orly.services import ACL, enabled
 from orly.settings import ENV_NAMES, Settings
+from orly.settings_access import acl_server
 from orly.settings_service_types import UNIX_PREFIX
 
 __all__ = ["Problem", "find_problems", "reserve_port", "worst"]
@@ -67,11 +68,11 @@ def reserve_port(settings: Settings) -> socket.socket:
 
 def _access(settings: Settings) -> Iterator[Problem]:
     asks = settings.acl_mode != "none" or settings.owners or settings.admins
-    if asks and ACL not in enabled(settings) and settings.acl_type == "local":
+    if asks and ACL not in enabled(settings) and acl_server(settings) is None:
         yield Problem(
             code=ExitCode.SETTINGS,
             text=f"{ACL.switched_on_by}=false, but there are owners, admins or a mode: each program would keep lists "
-            f"of its own; remove it, or name the {ACL.name} to use (ORLY_ACL_TYPE=grpc, ORLY_GRPC_ACL_SERVER)",
+            f"of its own; remove it, or name the {ACL.name} to use (ORLY_GRPC_ACL_SERVER)",
         )
 
 

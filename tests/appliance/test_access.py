@@ -70,6 +70,20 @@ def test_it_stands_between_the_store_and_the_workers(tmp_path: Path) -> None:
         assert "Traceback" not in logs
 
 
+def test_its_lists_are_in_the_store_that_runs_beside(tmp_path: Path) -> None:
+    """Whatever is set for it alone would give it another one."""
+    other = {"ORLY_ACL_DB_TYPE": "lmdb", "ORLY_ACL_GRPC_DB_SERVER": "127.0.0.1:9", "ORLY_ACL_TYPE": "local"}
+    with launching(tmp_path, None, **with_access(**other)) as launcher:
+        await_ready(launcher)
+        here, acl = launcher.variables["ORLY_DB_LISTEN"], launcher.variables["ORLY_ACL_LISTEN"]
+        for name in ("ORLY_ACL_DB_TYPE", "ORLY_ACL_GRPC_DB_SERVER"):
+            launcher.await_line(f"{name}={other[name]} has no effect here: the orly-db at {here}, which runs beside")
+        launcher.await_line(f"ORLY_ACL_TYPE=local has no effect here: the {ACL} at {acl}, which runs beside")
+        orly_acl(launcher, tmp_path, "ban", KEYS[WRITER], "--server", acl)
+        launcher.await_until(lambda: healthcheck(launcher) == (0, []) or None, "good health")
+        assert launcher.stop() == 0
+
+
 def test_without_a_mode_or_owners_it_does_not_run(tmp_path: Path) -> None:
     with launching(tmp_path, None) as launcher:
         await_ready(launcher)

@@ -13,7 +13,16 @@ import pytest
 from tests.component.orly_child import await_output, child, run
 from tests.component.relay_client import NostrClient
 from tests.factory import KEYS, NOW_S, delete_event, gift_wrap, make_event
-from tests.process import DbProcess, RelayProcess, free_port, running_db, running_relay, running_worker, shared_port
+from tests.process import (
+    DbProcess,
+    RelayProcess,
+    free_port,
+    running_acl,
+    running_db,
+    running_relay,
+    running_worker,
+    shared_port,
+)
 from tests.transport import run_async
 from tests.wsclient import connect, http, until
 from websockets.exceptions import ConnectionClosed
@@ -298,6 +307,33 @@ def test_the_log_has_the_name_that_the_supervisor_gives() -> None:
             assert all(line.split()[1] == "orly-2" for line in relay.logs().splitlines())
         with running_worker(db, reads_directly=True, SUPERVISOR_PROCESS_NAME="cat") as relay:
             assert all(line.split()[1] == "orly" for line in relay.logs().splitlines())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"ORLY_OWNERS": KEYS[0]}, {"ORLY_ADMINS": KEYS[0]}, {"ORLY_ACL_MODE": "managed"}],
+    ids=lambda given: next(iter(given)),
+)
+def test_several_do_not_start_with_lists_of_their_own(given: dict[str, str], tmp_path: Path) -> None:
+    there = {"ORLY_DB_TYPE": "grpc", "ORLY_GRPC_SERVER": f"unix:{tmp_path}/db", "ORLY_LISTEN": "127.0.0.1"}
+    done = run(data_dir=tmp_path, variables={**there, **given, "ORLY_PORT": "0", "ORLY_RELAY_WORKERS": "2"})
+    assert done.returncode == 78
+    assert b"ORLY_RELAY_WORKERS=2, but there are owners, admins or a mode, and no orly-acl is named" in done.stderr
+
+
+def test_a_single_one_may_keep_them_and_says_so() -> None:
+    said = "no orly-acl is named (ORLY_GRPC_ACL_SERVER): this relay keeps its own lists"
+    with running_db() as db:
+        with running_worker(db, reads_directly=True, ORLY_OWNERS=KEYS[0], ORLY_RELAY_WORKERS="1") as relay:
+            assert relay.logs().count(said) == 1
+        with running_worker(db, reads_directly=True, ORLY_RELAY_WORKERS="2") as relay:
+            assert said not in relay.logs()
+        with running_acl(db, ORLY_OWNERS=KEYS[0]) as acl:
+            follows = {"ORLY_OWNERS": KEYS[0], "ORLY_RELAY_WORKERS": "2", "ORLY_GRPC_ACL_SERVER": acl.address}
+            with running_worker(db, reads_directly=True, **follows) as relay:
+                assert said not in relay.logs()
+    with running_relay(ORLY_OWNERS=KEYS[0], ORLY_RELAY_WORKERS="2") as relay:
+        assert said not in relay.logs()
 
 
 # The store goes away and comes back

@@ -51,13 +51,13 @@ def make_plan(loaded: Loaded, *, cores: int, port: int) -> Plan:
     )
 
 
-def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int) -> dict[str, str]:
-    """What the programs are told on top of the launcher's own environment.
+def children_environment(loaded: Loaded, plan: Plan, *, port: int) -> dict[str, str]:
+    """What the programs are told on top of the launcher's own environment; no secrets.
 
     Everything they log is to come out of the launcher's standard output, unless a file was named.
     """
     settings = loaded.settings
-    told = {"ORLY_RUN_DIR": str(run_dir)}
+    told: dict[str, str] = {}
     programs = {program.name: program for program in plan.programs}
     for service in enabled(settings):
         program = programs[service.name]

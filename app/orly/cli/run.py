@@ -39,6 +39,7 @@ def process_name(given: str) -> str:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    _look_at_lists(settings)
     try:
         with store_exits():
             opened = await open_store(settings, stop=stop)
@@ -129,6 +130,22 @@ async def _reconciling(
 
 def _announce(url: str) -> None:
     log.info("listening on %s", url)
+
+
+def _look_at_lists(settings: Settings) -> None:
+    """Whether other relays on the same store would decide by other lists.
+
+    Raises:
+        ServiceError: They would.
+    """
+    is_asked_for = settings.acl_mode != "none" or settings.owners or settings.admins
+    if settings.db_type != "grpc" or acl_server(settings) is not None or not is_asked_for:
+        return
+    what = "there are owners, admins or a mode, and no orly-acl is named (ORLY_GRPC_ACL_SERVER)"
+    if settings.relay_workers > 1:
+        text = f"ORLY_RELAY_WORKERS={settings.relay_workers}, but {what}: each would keep lists of its own"
+        raise ServiceError(ExitCode.SETTINGS, text)
+    log.warning("%s: this relay keeps its own lists, and other relays on the same orly-db do not decide by them", what)
 
 
 def _warn_of_unknown_url(settings: Settings) -> None:

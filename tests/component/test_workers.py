@@ -5,12 +5,15 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import pytest
-from tests.component.orly_child import await_output, child, run
+from tests.component.api_world import allowing, header_of
+from tests.component.orly_child import DEADLINE_S, await_output, child, run
 from tests.component.relay_client import NostrClient
 from tests.factory import KEYS, NOW_S, delete_event, gift_wrap, make_event
 from tests.process import (
@@ -26,6 +29,8 @@ from tests.process import (
 from tests.transport import run_async
 from tests.wsclient import connect, http, until
 from websockets.exceptions import ConnectionClosed
+
+from orly.relay.api import RPC_TYPE
 
 STOP_TIMEOUT_S: Final = 3
 RELAY_URL: Final = "wss://relay.example.com"
@@ -334,6 +339,40 @@ def test_a_single_one_may_keep_them_and_says_so() -> None:
                 assert said not in relay.logs()
     with running_relay(ORLY_OWNERS=KEYS[0], ORLY_RELAY_WORKERS="2") as relay:
         assert said not in relay.logs()
+
+
+# Access control stands still
+
+
+def test_who_manages_is_told_that_access_control_does_not_answer() -> None:
+    """However short the time in which others must get their requests answered."""
+    owners = {"ORLY_OWNERS": KEYS[0]}
+    impatient = {**owners, "ORLY_HANDSHAKE_TIMEOUT": "1s", "ORLY_GRPC_ACL_TIMEOUT": "3s"}
+    with ExitStack() as stack:
+        db = stack.enter_context(running_db())
+        acl = stack.enter_context(running_acl(db, **owners))
+        relay = stack.enter_context(
+            running_worker(db, reads_directly=True, ORLY_GRPC_ACL_SERVER=acl.address, **impatient)
+        )
+        assert managed(relay, "listbannedpubkeys") == (200, {"result": []})
+        acl.signal(signal.SIGSTOP)
+        try:
+            answer = managed(relay, "banpubkey", KEYS[1])
+        finally:
+            acl.signal(signal.SIGCONT)
+        assert answer == (503, {"error": "access control did not answer within 3 s"})
+        assert managed(relay, "banpubkey", KEYS[1]) == (200, {"result": True})
+
+
+def managed(relay: RelayProcess, method: str, *params: str) -> tuple[int, object]:
+    """The status and the answer to a call of the owner's."""
+    body = json.dumps({"method": method, "params": params}).encode()
+    event = allowing(0, "POST", f"{relay.http_url}/", body, int(time.time()))
+    connection = HTTPConnection(urlsplit(relay.url).netloc, timeout=DEADLINE_S)
+    with closing(connection):
+        connection.request("POST", "/", body, {"Content-Type": RPC_TYPE, "Authorization": header_of(event)})
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
 
 
 # The store goes away and comes back

@@ -18,7 +18,7 @@ from orly.nostr.nip98 import HttpAuthError, check_http_auth, parse_authorization
 from orly.nostr.signing import verify_event
 from orly.nostr.tags import first_value
 from orly.relay.gate import Caller, Gate, parse_address
-from orly.relay.http_endpoint import ApiError
+from orly.relay.http_endpoint import ApiError, take_time
 
 __all__ = ["HttpAuth", "HttpAuthRefusedError", "Signer"]
 
@@ -99,12 +99,13 @@ class HttpAuth:
         if standing.level < least:
             text = f"this needs the level {least.label}, and this key has {standing.level.label}"
             raise HttpAuthRefusedError(HTTPStatus.FORBIDDEN, text, signer)
-        if once and not await self._is_first_use(event):
+        if once and not await self._is_first_use(request, event):
             text = "the event in the Authorization header was used before: sign another one"
             raise HttpAuthRefusedError(HTTPStatus.UNAUTHORIZED, text, signer)
         return signer
 
-    async def _is_first_use(self, event: EncodedEvent) -> bool:
+    async def _is_first_use(self, request: Request, event: EncodedEvent) -> bool:
+        take_time(request)  # that access control is away is worth an answer too
         try:
             return await self._access.use_once(event.id)
         except ControlError as error:

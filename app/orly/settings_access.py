@@ -68,7 +68,8 @@ class AccessSettings(BaseModel):
         "ORLY_ACL_MODE",
         "",
         "Who may write: everybody (`none`), whom the admins follow (`follows`), who is on a list (`managed`), or "
-        "everybody within limits (`curating`). Unset is `none`, with `ORLY_LAUNCHER_ACL_ENABLED=true` `follows`.",
+        "everybody within limits (`curating`). Unset is `none`, but `follows` with `ORLY_LAUNCHER_ACL_ENABLED=true` "
+        "and for an `orly-acl` that is run by itself.",
     )
     owners: Authors = _control("ORLY_OWNERS", "", "Keys with full control.")
     admins: Authors = _control(

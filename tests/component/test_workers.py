@@ -341,6 +341,18 @@ def test_a_single_one_may_keep_them_and_says_so() -> None:
         assert said not in relay.logs()
 
 
+def test_a_mode_that_access_control_does_not_have_is_warned_of() -> None:
+    owners = {"ORLY_OWNERS": KEYS[0]}
+    with running_db() as db, running_acl(db, **owners) as acl:  # alone, its mode is follows
+        said = f"has no effect here: orly-acl at {acl.address} has the mode follows"
+        there = {**owners, "ORLY_GRPC_ACL_SERVER": acl.address}
+        with running_worker(db, reads_directly=True, **there, ORLY_ACL_MODE="none") as relay:
+            assert relay.logs().count(f"ORLY_ACL_MODE=none {said}") == 1
+        for given in ({}, {"ORLY_ACL_MODE": "follows"}):
+            with running_worker(db, reads_directly=True, **there, **given) as relay:
+                assert said not in relay.logs()
+
+
 # Access control stands still
 
 

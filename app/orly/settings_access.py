@@ -35,7 +35,7 @@ def _read_mode(text: str) -> str:
 
 
 def _read_type(text: str) -> str:
-    if text.lower() not in ("local", "grpc"):
+    if text.lower() not in ("", "local", "grpc"):
         raise ValueError("write local or grpc")
     return text.lower()
 
@@ -56,7 +56,7 @@ AclMode = Annotated[
     Literal["", "none", "follows", "managed", "curating"],
     Form(name="`none`, `follows`, `managed` or `curating`", read=_read_mode),
 ]
-AclType = Annotated[Literal["local", "grpc"], Form(name="`local` or `grpc`", read=_read_type)]
+AclType = Annotated[Literal["", "local", "grpc"], Form(name="`local` or `grpc`", read=_read_type)]
 AclStore = Annotated[Literal["", "lmdb", "grpc"], Form(name="`lmdb` or `grpc`", read=_read_store)]
 OnFailure = Annotated[Literal["refuse", "accept"], Form(name="`refuse` or `accept`", read=_read_failure)]
 
@@ -68,7 +68,8 @@ class AccessSettings(BaseModel):
         "ORLY_ACL_MODE",
         "",
         "Who may write: everybody (`none`), whom the admins follow (`follows`), who is on a list (`managed`), or "
-        "everybody within limits (`curating`). Unset is `none`, with `ORLY_LAUNCHER_ACL_ENABLED=true` `follows`.",
+        "everybody within limits (`curating`). Unset is `none`, but `follows` with `ORLY_LAUNCHER_ACL_ENABLED=true` "
+        "and for an `orly-acl` that is run by itself.",
     )
     owners: Authors = _control("ORLY_OWNERS", "", "Keys with full control.")
     admins: Authors = _control(
@@ -111,11 +112,12 @@ class AccessSettings(BaseModel):
     )
     acl_type: AclType = _control(
         "ORLY_ACL_TYPE",
-        "local",
-        "Who decides by the lists: `local` is this process, `grpc` follows the service at `ORLY_GRPC_ACL_SERVER`.",
+        "",
+        "Who keeps the lists: `local` is this process, `grpc` the service at `ORLY_GRPC_ACL_SERVER`. Unset, it is the "
+        "service if its address is set.",
     )
     grpc_acl_server: OptionalServer = _control(
-        "ORLY_GRPC_ACL_SERVER", "", f"Where `orly-acl` is; {_ADDRESS} if this is unset."
+        "ORLY_GRPC_ACL_SERVER", "", f"Where `orly-acl` is; {_ADDRESS} with `ORLY_ACL_TYPE=grpc`."
     )
     grpc_acl_timeout_s: Duration = _control(
         "ORLY_GRPC_ACL_TIMEOUT", "10s", "How long a change of the lists waits for the service.", ge=0.1, le=_DAY_S
@@ -208,6 +210,6 @@ class AccessSettings(BaseModel):
 
 def acl_server(settings: "AccessSettings") -> str | None:
     """Where the service is by whose lists this process decides; None if it keeps them itself."""
-    if settings.acl_type == "local":
+    if settings.acl_type == "local" or not (settings.acl_type or settings.grpc_acl_server):
         return None
     return settings.grpc_acl_server or _ADDRESS

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from orly.settings_access import acl_server
 from orly.settings_load import Setting
 from orly.settings_service_types import is_local
 
@@ -77,7 +78,7 @@ def conflicts(settings: "Settings", rows: Sequence[Setting]) -> Iterator[tuple[t
         yield ("port", "health_port"), f"{shown['port']} and {shown['health_port']} are the same port"
     if settings.log_to_stdout and settings.log_file is not None:
         yield ("log_to_stdout", "log_file"), f"{shown['log_to_stdout']} and {shown['log_file']} exclude each other"
-    needs_moderators = settings.acl_mode in ("follows", "curating") and settings.acl_type == "local"
+    needs_moderators = settings.acl_mode in ("follows", "curating") and acl_server(settings) is None
     if needs_moderators and not (settings.owners or settings.admins):
         text = f"{shown['acl_mode']} needs ORLY_OWNERS or ORLY_ADMINS: without them nobody could write"
         yield ("acl_mode", "owners", "admins"), text
@@ -102,7 +103,7 @@ def _exposed(settings: "Settings", shown: Mapping[str, str]) -> Iterator[tuple[t
     if not lacking:
         return
     addresses = ["db_listen", "acl_listen", "sync_negentropy_listen"]
-    addresses += ["grpc_acl_server"] if settings.acl_type == "grpc" and settings.grpc_acl_server else []
+    addresses += ["grpc_acl_server"] if settings.acl_type != "local" and settings.grpc_acl_server else []
     addresses += ["acl_grpc_db_server"] if settings.acl_grpc_db_server else []
     addresses += ["grpc_server"] if settings.db_type == "grpc" else []
     addresses += ["grpc_sync_negentropy"] if settings.grpc_sync_negentropy else []

@@ -4,10 +4,11 @@ import asyncio
 import os
 import signal
 import subprocess
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
-from tests.appliance.launcher import DEADLINE_S, Launcher, launching
+from tests.appliance.launcher import DEADLINE_S, Launcher, launcher_variables, launching, run
 from tests.appliance.test_real import await_ready, healthcheck, publish, status, stopped
 from tests.factory import KEYS, make_event
 from tests.process import ORLY, clean_environment, free_port
@@ -72,6 +73,20 @@ def test_it_stands_between_the_store_and_the_workers(tmp_path: Path) -> None:
         assert sorted(warned) == list(WORKERS)
 
 
+def test_its_lists_are_in_the_store_that_runs_beside(tmp_path: Path) -> None:
+    """Whatever is set for it alone would give it another one."""
+    other = {"ORLY_ACL_DB_TYPE": "lmdb", "ORLY_ACL_GRPC_DB_SERVER": "127.0.0.1:9", "ORLY_ACL_TYPE": "local"}
+    with launching(tmp_path, None, **with_access(**other)) as launcher:
+        await_ready(launcher)
+        here, acl = launcher.variables["ORLY_DB_LISTEN"], launcher.variables["ORLY_ACL_LISTEN"]
+        for name in ("ORLY_ACL_DB_TYPE", "ORLY_ACL_GRPC_DB_SERVER"):
+            launcher.await_line(f"{name}={other[name]} has no effect here: the orly-db at {here}, which runs beside")
+        launcher.await_line(f"ORLY_ACL_TYPE=local has no effect here: the {ACL} at {acl}, which runs beside")
+        orly_acl(launcher, tmp_path, "ban", KEYS[WRITER], "--server", acl)
+        launcher.await_until(lambda: healthcheck(launcher) == (0, []) or None, "good health")
+        assert launcher.stop() == 0
+
+
 def test_without_a_mode_or_owners_it_does_not_run(tmp_path: Path) -> None:
     with launching(tmp_path, None) as launcher:
         await_ready(launcher)
@@ -85,6 +100,48 @@ def test_a_change_holds_on_every_worker_and_after_crashes(tmp_path: Path) -> Non
         assert launcher.logs().count("| orly-0 started, pid ") == 1
         launcher.await_until(lambda: healthcheck(launcher) == (0, []) or None, "good health")
         assert launcher.stop() == 0
+
+
+def test_so_it_does_under_another_supervisor(tmp_path: Path) -> None:
+    """As docs/launcher.md says: supervisord with what `--render-only` prints and the same variables."""
+    chosen = with_access(ORLY_ACL_MODE="none", ORLY_RELAY_WORKERS="2", ORLY_PORT=str(free_port()))
+    with supervising(tmp_path, launcher_variables(tmp_path, None, chosen)) as supervisord:
+        url = await_ready(supervisord, WORKERS)
+        await_acl(supervisord)
+        asyncio.run(_ban(supervisord, tmp_path, url))
+        assert supervisord.stop() == 0
+        assert "Traceback" not in supervisord.logs()
+
+
+@contextmanager
+def supervising(directory: Path, variables: Mapping[str, str]) -> Iterator[Launcher]:
+    """Runs supervisord itself, and stops it with all its programs afterwards."""
+    rendered = run(directory, "--render-only", **variables)
+    assert rendered.returncode == 0, rendered.stderr
+    config, log_file = directory / "supervisord.conf", directory / "log"
+    config.write_text(rendered.stdout)
+    with log_file.open("wb") as log:
+        child = subprocess.Popen(
+            [ORLY.with_name("supervisord"), "-c", config],
+            env=clean_environment(directory, variables),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    supervisord = Launcher(child=child, log_file=log_file, run_dir=directory, variables=variables)
+    try:
+        yield supervisord
+    finally:
+        if child.poll() is None:
+            supervisord.stop()
+
+
+async def _ban(launcher: Launcher, directory: Path, url: str) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connect(url)) for _ in range(CLIENTS)]
+        await _answered(clients, "before", taken=True)
+        await asyncio.to_thread(orly_acl, launcher, directory, "ban", KEYS[WRITER])
+        await _answered(clients, "banned", taken=False)
 
 
 async def _changes(launcher: Launcher, directory: Path, url: str) -> None:

@@ -6,8 +6,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.appliance.launcher import launcher_variables, launching, run
+from tests.appliance.launcher import free_port, launcher_variables, launching, run
 from tests.factory import KEYS
+from tests.settings_environment import load_with
+
+from orly.appliance.checks import find_problems
 
 SERVE = [["own", "ready"], ["serve"]]
 FAKES = {"orly-db": SERVE, "orly": SERVE}
@@ -75,9 +78,82 @@ def test_lists_are_kept_by_one_program(tmp_path: Path) -> None:
     )
     assert refused(tmp_path, 78, ORLY_ADMINS=KEYS[0], ORLY_LAUNCHER_ACL_ENABLED="false") == [line]
     assert refused(tmp_path, 78, ORLY_OWNERS=KEYS[0], ORLY_ACL_MODE="managed", ORLY_LAUNCHER_ACL_ENABLED="0") == [line]
-    elsewhere = given(tmp_path, ORLY_ACL_TYPE="grpc", ORLY_GRPC_ACL_SERVER="127.0.0.1:9", **off)
-    done = run(tmp_path, "--check", **elsewhere)
-    assert done.returncode == 0, done.stderr
+    for elsewhere in ({"ORLY_ACL_TYPE": "grpc"}, {"ORLY_GRPC_ACL_SERVER": "127.0.0.1:9"}):
+        done = run(tmp_path, "--check", **given(tmp_path, **elsewhere, **off))
+        assert done.returncode == 0, done.stderr
+    here = {"ORLY_ACL_TYPE": "local", "ORLY_GRPC_ACL_SERVER": "127.0.0.1:9"}
+    assert refused(tmp_path, 78, **here, **off) == [line]
+
+
+ALL = {
+    "ORLY_OWNERS": KEYS[0],
+    "ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED": "true",
+    "ORLY_LISTEN": "127.0.0.1",
+    "ORLY_PORT": "50001",
+    "ORLY_DB_LISTEN": "127.0.0.1:50002",
+    "ORLY_ACL_LISTEN": "127.0.0.1:50003",
+    "ORLY_SYNC_NEGENTROPY_LISTEN": "127.0.0.1:50004",
+}
+"""Every program, each at an address of its own."""
+
+
+def shared(**variables: str) -> list[str]:
+    """What is said of these addresses, apart from what listens on this machine."""
+    problems = find_problems(load_with(ORLY_DATA_DIR="/tmp/orly-test-addresses", **(ALL | variables)).settings)
+    return [problem.text for problem in problems if "cannot both listen" in problem.text]
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"ORLY_ACL_LISTEN": "127.0.0.1:50002"},
+            "ORLY_DB_LISTEN=127.0.0.1:50002 and ORLY_ACL_LISTEN=127.0.0.1:50002: orly-db and orly-acl",
+        ),
+        (
+            {"ORLY_ACL_LISTEN": "localhost:50004"},
+            "ORLY_ACL_LISTEN=localhost:50004 and ORLY_SYNC_NEGENTROPY_LISTEN=127.0.0.1:50004: orly-acl and "
+            "orly-sync-negentropy",
+        ),
+        (
+            {"ORLY_DB_LISTEN": "unix:/run/s", "ORLY_ACL_LISTEN": "unix:/run/s"},
+            "ORLY_DB_LISTEN=unix:/run/s and ORLY_ACL_LISTEN=unix:/run/s: orly-db and orly-acl",
+        ),
+        (
+            {"ORLY_LISTEN": "0.0.0.0", "ORLY_PORT": "50003"},
+            "ORLY_ACL_LISTEN=127.0.0.1:50003 and ORLY_LISTEN=0.0.0.0 ORLY_PORT=50003: orly-acl and orly",
+        ),
+        (
+            {"ORLY_LISTEN": "::", "ORLY_HEALTH_PORT": "50002"},
+            "ORLY_DB_LISTEN=127.0.0.1:50002 and ORLY_LISTEN=:: ORLY_HEALTH_PORT=50002: orly-db and orly",
+        ),
+    ],
+)
+def test_two_programs_cannot_have_one_address(variables: dict[str, str], line: str) -> None:
+    assert shared(**variables) == [f"{line} cannot both listen there"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"ORLY_PORT": "0"},
+        {"ORLY_ACL_LISTEN": "127.0.0.2:50002"},
+        {"ORLY_DB_LISTEN": "unix:/run/1", "ORLY_ACL_LISTEN": "unix:/run/2"},
+        {"ORLY_ACL_LISTEN": "127.0.0.1:50002", "ORLY_OWNERS": ""},
+    ],
+)
+def test_addresses_that_differ_or_are_not_used_are_no_problem(variables: dict[str, str]) -> None:
+    assert shared(**variables) == []
+
+
+def test_one_address_for_two_programs_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    for arguments in ((), ("--check",)):
+        (line,) = refused(
+            tmp_path, 78, *arguments, ORLY_OWNERS=KEYS[0], ORLY_DB_LISTEN=address, ORLY_ACL_LISTEN=address
+        )
+        assert line.endswith("orly-db and orly-acl cannot both listen there")
 
 
 @pytest.mark.parametrize("variable", ["ORLY_PORT", "ORLY_HEALTH_PORT", "ORLY_DB_LISTEN"])

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from tests.appliance.launcher import run
+from tests.factory import KEYS
 
 from orly.appliance.plan import Plan, Program, Trust
-from orly.appliance.render import render, unusable_path
+from orly.appliance.render import render, unusable_path, unusable_value
 
 KNOWN_KEYS = {
     "supervisord": {"nodaemon", "logfile", "logfile_maxbytes", "pidfile", "nocleanup"},
@@ -164,6 +165,28 @@ def test_a_path_that_cannot_be_written_is_known(path: str, is_usable: bool) -> N
     assert (unusable_path(path) is None) is is_usable
 
 
+def test_what_the_programs_are_told_reaches_each_of_them(tmp_path: Path) -> None:
+    told = {
+        "ORLY_DB_TYPE": "grpc",
+        "ORLY_GRPC_SERVER": "unix:/run/a b,c=\\n;#$HOME",
+        "ORLY_RELAY_WORKERS": "4",
+    }
+    assert [why for value in told.values() if (why := unusable_value(value))] == []
+    groups = parsed(render(plan(program(), program("orly", processes=4, priority=40)), told), tmp_path)["groups"]
+    assert [each["environment"] for _, _, of in groups for each in of] == [told] * 5
+
+
+@pytest.mark.parametrize("value", ["/run/it's", '/run/"x"', "/run/a ;b", "/run/a #b", "/run/a\nb", "/run/%a"])
+def test_a_value_that_cannot_be_written_is_known(value: str) -> None:
+    assert unusable_value(value) is not None
+
+
+def test_such_a_value_is_refused_and_named(tmp_path: Path) -> None:
+    done = run(tmp_path, "--render-only", ORLY_DB_LISTEN="unix:/run/it's")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("orly-launcher: ORLY_GRPC_SERVER=unix:/run/it's: quotes, ")
+
+
 def test_the_launcher_prints_it(tmp_path: Path) -> None:
     done = run(tmp_path, "--render-only", ORLY_RELAY_WORKERS="3", ORLY_DATA_DIR=str(tmp_path / "data"))
     assert done.returncode == 0, done.stderr
@@ -173,3 +196,37 @@ def test_the_launcher_prints_it(tmp_path: Path) -> None:
         ("orly", 40, ["orly-0", "orly-1", "orly-2"]),
     ]
     assert not (tmp_path / "data").exists()
+
+
+def test_it_holds_what_access_control_and_syncing_need_and_no_secret(tmp_path: Path) -> None:
+    given = {
+        "ORLY_OWNERS": KEYS[0],
+        "ORLY_ACL_MODE": "managed",
+        "ORLY_ACL_LISTEN": "0.0.0.0:7",
+        "ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED": "true",
+        "ORLY_RELAY_WORKERS": "2",
+        "ORLY_GRPC_TOKEN": "a-token-nobody-may-see",
+        "ORLY_GRPC_ALLOW_INSECURE": "true",
+    }
+    done = run(tmp_path, "--render-only", **given)
+    assert done.returncode == 0, done.stderr
+    assert "a-token-nobody-may-see" not in done.stdout
+    groups = parsed(done.stdout, tmp_path)["groups"]
+    (told,) = {tuple(sorted(each["environment"].items())) for _, _, of in groups for each in of}
+    assert dict(told) == {
+        "ORLY_ACL_DB_TYPE": "grpc",
+        "ORLY_ACL_GRPC_DB_SERVER": "127.0.0.1:50051",
+        "ORLY_ACL_MODE": "managed",
+        "ORLY_ACL_TYPE": "grpc",
+        "ORLY_DB_DIRECT_READ": "true",
+        "ORLY_DB_TYPE": "grpc",
+        "ORLY_GRPC_ACL_SERVER": "127.0.0.1:7",
+        "ORLY_GRPC_SERVER": "127.0.0.1:50051",
+        "ORLY_GRPC_SYNC_NEGENTROPY": "127.0.0.1:50064",
+        "ORLY_LOG_TO_STDOUT": "true",
+        "ORLY_NEGENTROPY_ENABLED": "true",
+        "ORLY_RELAY_WORKERS": "2",
+        "ORLY_SYNC_NEGENTROPY_DB_SERVER": "127.0.0.1:50051",
+        "ORLY_SYNC_NEGENTROPY_DB_TYPE": "grpc",
+        "ORLY_SYNC_TYPE": "grpc",
+    }

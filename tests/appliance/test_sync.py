@@ -150,6 +150,8 @@ def test_what_was_forbidden_stays_so_and_what_has_no_effect_is_said(tmp_path: Pa
         ORLY_NEGENTROPY_ENABLED="false",
         ORLY_GRPC_SYNC_NEGENTROPY="127.0.0.1:9",
         ORLY_SYNC_NEGENTROPY_DB_SERVER="127.0.0.1:9",
+        ORLY_SYNC_NEGENTROPY_DB_TYPE="local",
+        ORLY_SYNC_TYPE="local",
         **_fake_binary(tmp_path),
     )
     with launching(tmp_path, scripts, **variables) as launcher:
@@ -159,6 +161,8 @@ def test_what_was_forbidden_stays_so_and_what_has_no_effect_is_said(tmp_path: Pa
         assert told["ORLY_GRPC_SYNC_NEGENTROPY"] == launcher.variables["ORLY_SYNC_NEGENTROPY_LISTEN"]
         for name in ("ORLY_GRPC_SYNC_NEGENTROPY", "ORLY_SYNC_NEGENTROPY_DB_SERVER"):
             launcher.await_line(f"{name}=127.0.0.1:9 has no effect here")
+        for name in ("ORLY_SYNC_TYPE", "ORLY_SYNC_NEGENTROPY_DB_TYPE"):
+            launcher.await_line(f"{name}=local has no effect here")
 
 
 def _fake_binary(tmp_path: Path) -> dict[str, str]:

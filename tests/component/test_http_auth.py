@@ -183,6 +183,17 @@ async def test_reading_may_be_repeated(tmp_path: Path) -> None:
 
 
 @async_test
+async def test_only_who_may_do_it_is_given_time_while_that_is_asked(tmp_path: Path) -> None:
+    async with api_world(tmp_path) as world:
+        assert (await send(world, header_of(fitting(STRANGER)))).status == 403
+        assert world.patience == [False]
+        used = header_of(fitting())
+        for _ in range(2):
+            await send(world, used)
+        assert world.patience == [False, True, True, False, True, False]
+
+
+@async_test
 async def test_those_who_may_not_do_it_fill_no_memory(tmp_path: Path) -> None:
     async with api_world(tmp_path) as world:
         header = header_of(fitting(STRANGER))

@@ -5,18 +5,32 @@ import json
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import pytest
-from tests.component.orly_child import await_output, child, run
+from tests.component.api_world import allowing, header_of
+from tests.component.orly_child import DEADLINE_S, await_output, child, run
 from tests.component.relay_client import NostrClient
 from tests.factory import KEYS, NOW_S, delete_event, gift_wrap, make_event
-from tests.process import DbProcess, RelayProcess, free_port, running_db, running_relay, running_worker, shared_port
+from tests.process import (
+    DbProcess,
+    RelayProcess,
+    free_port,
+    running_acl,
+    running_db,
+    running_relay,
+    running_worker,
+    shared_port,
+)
 from tests.transport import run_async
 from tests.wsclient import connect, http, until
 from websockets.exceptions import ConnectionClosed
+
+from orly.relay.api import RPC_TYPE
 
 STOP_TIMEOUT_S: Final = 3
 RELAY_URL: Final = "wss://relay.example.com"
@@ -298,6 +312,79 @@ def test_the_log_has_the_name_that_the_supervisor_gives() -> None:
             assert all(line.split()[1] == "orly-2" for line in relay.logs().splitlines())
         with running_worker(db, reads_directly=True, SUPERVISOR_PROCESS_NAME="cat") as relay:
             assert all(line.split()[1] == "orly" for line in relay.logs().splitlines())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"ORLY_OWNERS": KEYS[0]}, {"ORLY_ADMINS": KEYS[0]}, {"ORLY_ACL_MODE": "managed"}],
+    ids=lambda given: next(iter(given)),
+)
+def test_several_do_not_start_with_lists_of_their_own(given: dict[str, str], tmp_path: Path) -> None:
+    there = {"ORLY_DB_TYPE": "grpc", "ORLY_GRPC_SERVER": f"unix:{tmp_path}/db", "ORLY_LISTEN": "127.0.0.1"}
+    done = run(data_dir=tmp_path, variables={**there, **given, "ORLY_PORT": "0", "ORLY_RELAY_WORKERS": "2"})
+    assert done.returncode == 78
+    assert b"ORLY_RELAY_WORKERS=2, but there are owners, admins or a mode, and no orly-acl is named" in done.stderr
+
+
+def test_a_single_one_may_keep_them_and_says_so() -> None:
+    said = "no orly-acl is named (ORLY_GRPC_ACL_SERVER): this relay keeps its own lists"
+    with running_db() as db:
+        with running_worker(db, reads_directly=True, ORLY_OWNERS=KEYS[0], ORLY_RELAY_WORKERS="1") as relay:
+            assert relay.logs().count(said) == 1
+        with running_worker(db, reads_directly=True, ORLY_RELAY_WORKERS="2") as relay:
+            assert said not in relay.logs()
+        with running_acl(db, ORLY_OWNERS=KEYS[0]) as acl:
+            follows = {"ORLY_OWNERS": KEYS[0], "ORLY_RELAY_WORKERS": "2", "ORLY_GRPC_ACL_SERVER": acl.address}
+            with running_worker(db, reads_directly=True, **follows) as relay:
+                assert said not in relay.logs()
+    with running_relay(ORLY_OWNERS=KEYS[0], ORLY_RELAY_WORKERS="2") as relay:
+        assert said not in relay.logs()
+
+
+def test_a_mode_that_access_control_does_not_have_is_warned_of() -> None:
+    owners = {"ORLY_OWNERS": KEYS[0]}
+    with running_db() as db, running_acl(db, **owners) as acl:  # alone, its mode is follows
+        said = f"has no effect here: orly-acl at {acl.address} has the mode follows"
+        there = {**owners, "ORLY_GRPC_ACL_SERVER": acl.address}
+        with running_worker(db, reads_directly=True, **there, ORLY_ACL_MODE="none") as relay:
+            assert relay.logs().count(f"ORLY_ACL_MODE=none {said}") == 1
+        for given in ({}, {"ORLY_ACL_MODE": "follows"}):
+            with running_worker(db, reads_directly=True, **there, **given) as relay:
+                assert said not in relay.logs()
+
+
+# Access control stands still
+
+
+def test_who_manages_is_told_that_access_control_does_not_answer() -> None:
+    """However short the time in which others must get their requests answered."""
+    owners = {"ORLY_OWNERS": KEYS[0]}
+    impatient = {**owners, "ORLY_HANDSHAKE_TIMEOUT": "1s", "ORLY_GRPC_ACL_TIMEOUT": "3s"}
+    with ExitStack() as stack:
+        db = stack.enter_context(running_db())
+        acl = stack.enter_context(running_acl(db, **owners))
+        relay = stack.enter_context(
+            running_worker(db, reads_directly=True, ORLY_GRPC_ACL_SERVER=acl.address, **impatient)
+        )
+        assert managed(relay, "listbannedpubkeys") == (200, {"result": []})
+        acl.signal(signal.SIGSTOP)
+        try:
+            answer = managed(relay, "banpubkey", KEYS[1])
+        finally:
+            acl.signal(signal.SIGCONT)
+        assert answer == (503, {"error": "access control did not answer within 3 s"})
+        assert managed(relay, "banpubkey", KEYS[1]) == (200, {"result": True})
+
+
+def managed(relay: RelayProcess, method: str, *params: str) -> tuple[int, object]:
+    """The status and the answer to a call of the owner's."""
+    body = json.dumps({"method": method, "params": params}).encode()
+    event = allowing(0, "POST", f"{relay.http_url}/", body, int(time.time()))
+    connection = HTTPConnection(urlsplit(relay.url).netloc, timeout=DEADLINE_S)
+    with closing(connection):
+        connection.request("POST", "/", body, {"Content-Type": RPC_TYPE, "Authorization": header_of(event)})
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
 
 
 # The store goes away and comes back

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.factory import KEYS
+from tests.settings_environment import load_with
 
 from orly import __version__
 from orly.services import RELAY, stop_grace_s
-from orly.settings import SETTINGS, load
+from orly.settings import SETTINGS
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = ROOT / "compose"
@@ -39,10 +41,21 @@ def service_lines(name: str, service: str) -> list[str]:
     return found
 
 
+def grace_s(*, with_access: bool, with_sync: bool) -> int:
+    """How long the appliance may take to stop with default times."""
+    given = {"ORLY_OWNERS": KEYS[0]} if with_access else {}
+    return stop_grace_s(load_with(**given, ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED=str(with_sync)).settings)
+
+
 @pytest.mark.parametrize("name", APPLIANCES)
 def test_compose_gives_the_appliance_the_time_it_may_take_to_stop(name: str) -> None:
-    grace_s = stop_grace_s(load({}).settings)
-    assert f"stop_grace_period: {grace_s}s" in service_lines(name, "orly")
+    assert f"stop_grace_period: {grace_s(with_access=True, with_sync=True)}s" in service_lines(name, "orly")
+
+
+def test_the_interop_file_does_so_too() -> None:
+    lines = service_lines("interop.yml", "orly")
+    assert 'ORLY_LAUNCHER_SYNC_NEGENTROPY_ENABLED: "true"' in lines
+    assert f"stop_grace_period: {grace_s(with_access=False, with_sync=True)}s" in lines
 
 
 @pytest.mark.parametrize("name", APPLIANCES)
@@ -89,12 +102,23 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
 
 
 def test_the_unit_gives_the_appliance_the_time_it_may_take_to_stop() -> None:
-    assert f"TimeoutStopSec={stop_grace_s(load({}).settings)}s" in UNIT.read_text().splitlines()
+    assert f"TimeoutStopSec={grace_s(with_access=True, with_sync=True)}s" in UNIT.read_text().splitlines()
 
 
-def test_the_docs_name_the_same_time() -> None:
-    named = re.findall(r"(?:--stop-timeout |Up to )(\d+)", (ROOT / "docs/docker.md").read_text())
-    assert named == [str(stop_grace_s(load({}).settings))] * 2
+def test_the_docs_name_the_same_times() -> None:
+    least, access = grace_s(with_access=False, with_sync=False), grace_s(with_access=True, with_sync=False)
+    sync, most = grace_s(with_access=False, with_sync=True), grace_s(with_access=True, with_sync=True)
+    assert access == sync
+    docker, launcher, syncing = (
+        " ".join((ROOT / f"docs/{name}.md").read_text().split()) for name in ("docker", "launcher", "sync")
+    )
+    assert f"--stop-timeout {most} orly" in docker
+    assert (
+        f"Up to {least} s with default settings, {access} s with access control or sync, {most} s with both" in docker
+    )
+    assert f"with the defaults {least} s, and {access - least} s more for each of `orly-acl`" in launcher
+    assert f"`orly-sync-negentropy`, which seldom need two: {most} s in all" in launcher
+    assert f"{sync - least} s more for it: {sync} s in all with the other defaults, {most} s with access" in syncing
 
 
 def test_the_unit_stops_in_order_and_does_not_repeat_what_cannot_help() -> None:

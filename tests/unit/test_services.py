@@ -127,3 +127,4 @@ def test_the_grace_of_the_whole_covers_every_step() -> None:
     assert stop_grace_s(settings) == (7 + 1) + (5 + 1) + 2
     assert stop_grace_s(Settings()) == 46
     assert stop_grace_s(Settings(launcher_sync_negentropy_enabled=True)) == 77
+    assert stop_grace_s(Settings(launcher_acl_enabled=True, launcher_sync_negentropy_enabled=True)) == 108

@@ -41,6 +41,7 @@ def test_a_mode_in_which_nobody_could_write_is_refused(given: dict[str, str]) ->
     assert found.endswith("needs ORLY_OWNERS or ORLY_ADMINS: without them nobody could write")
     load_with(**given, ORLY_OWNERS=KEYS[0])
     load_with(**given, ORLY_ACL_TYPE="grpc")  # the service knows them
+    load_with(**given, ORLY_GRPC_ACL_SERVER="127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,8 @@ def test_a_growth_beyond_the_ceiling_is_refused() -> None:
 
 def test_where_the_service_is() -> None:
     assert acl_server(load_with().settings) is None
-    assert acl_server(load_with(ORLY_GRPC_ACL_SERVER="127.0.0.1:9").settings) is None
+    assert acl_server(load_with(ORLY_GRPC_ACL_SERVER="127.0.0.1:9").settings) == "127.0.0.1:9"
+    assert acl_server(load_with(ORLY_ACL_TYPE="local", ORLY_GRPC_ACL_SERVER="127.0.0.1:9").settings) is None
     assert acl_server(load_with(ORLY_ACL_TYPE="grpc").settings) == "127.0.0.1:50052"
     assert acl_server(load_with(ORLY_ACL_TYPE="grpc", ORLY_GRPC_ACL_SERVER="127.0.0.1:9").settings) == "127.0.0.1:9"
 
@@ -94,6 +96,7 @@ def test_where_the_service_is() -> None:
     [
         {"ORLY_ACL_LISTEN": "0.0.0.0:50052"},
         {"ORLY_ACL_TYPE": "grpc", "ORLY_GRPC_ACL_SERVER": "acl.example:50052"},
+        {"ORLY_GRPC_ACL_SERVER": "acl.example:50052"},
         {"ORLY_ACL_GRPC_DB_SERVER": "db.example:50051"},
     ],
 )

@@ -1,21 +1,27 @@
 """What is looked at before anything is started; every problem is found, not only the first."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from typing import Final
 
 from orly.appliance.planning import executable
 from orly.appliance.render import unusable_path
 from orly.process.exit_codes import ExitCode
-from orly.services import ACL, enabled
+from orly.services import ACL, Service, enabled
 from orly.settings import ENV_NAMES, Settings
+from orly.settings_access import acl_server
 from orly.settings_service_types import UNIX_PREFIX
 
 __all__ = ["Problem", "find_problems", "reserve_port", "worst"]
+
+_LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ def find_problems(settings: Settings) -> list[Problem]:
         *_directory("data", settings.data_dir),
         *([] if settings.run_dir is None else _directory("run", settings.run_dir)),
         *_credentials(settings),
+        *_shared_addresses(settings),
         *_addresses(settings),
     ]
 
@@ -67,11 +74,11 @@ def reserve_port(settings: Settings) -> socket.socket:
 
 def _access(settings: Settings) -> Iterator[Problem]:
     asks = settings.acl_mode != "none" or settings.owners or settings.admins
-    if asks and ACL not in enabled(settings) and settings.acl_type == "local":
+    if asks and ACL not in enabled(settings) and acl_server(settings) is None:
         yield Problem(
             code=ExitCode.SETTINGS,
             text=f"{ACL.switched_on_by}=false, but there are owners, admins or a mode: each program would keep lists "
-            f"of its own; remove it, or name the {ACL.name} to use (ORLY_ACL_TYPE=grpc, ORLY_GRPC_ACL_SERVER)",
+            f"of its own; remove it, or name the {ACL.name} to use (ORLY_GRPC_ACL_SERVER)",
         )
 
 
@@ -129,24 +136,68 @@ def _credentials(settings: Settings) -> Iterator[Problem]:
     yield from (Problem(code=ExitCode.SETTINGS, text=line) for line in dict.fromkeys(lines))
 
 
-def _addresses(settings: Settings) -> Iterator[Problem]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listener:
+    """Where a program listens.
+
+    Attributes:
+        attrs: The settings that say so.
+        path: Of a Unix socket.
+        host: Without brackets.
+        port: 0 is any free one.
+    """
+
+    service: Service
+    attrs: tuple[str, ...]
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def overlaps(self, other: "_Listener") -> bool:
+        """Whether not both can listen."""
+        if self.path or other.path:
+            return self.path == other.path
+        if self.port != other.port or not self.port:
+            return False
+        hosts = {ipaddress.ip_address(_LOOPBACK if each.host == "localhost" else each.host) for each in (self, other)}
+        return len(hosts) == 1 or any(host.is_unspecified for host in hosts)
+
+    def shown(self, settings: Settings) -> str:
+        """As it is set."""
+        return " ".join(f"{ENV_NAMES[attr]}={getattr(settings, attr)}" for attr in self.attrs)
+
+
+def _listeners(settings: Settings) -> Iterator[_Listener]:
     for service in enabled(settings):
         listen = str(getattr(settings, service.listen_attr))
         if service.port_attr:
-            port = int(getattr(settings, service.port_attr))
-            wanted = [(listen, port)]
-            if settings.health_port:
-                wanted.append((listen, settings.health_port))
+            ports = (service.port_attr, "health_port") if settings.health_port else (service.port_attr,)
+            for attr in ports:
+                attrs = (service.listen_attr, attr)
+                yield _Listener(service=service, attrs=attrs, host=listen, port=int(getattr(settings, attr)))
         elif listen.startswith(UNIX_PREFIX):
-            yield from _unix_socket(service.name, Path(listen.removeprefix(UNIX_PREFIX)))
-            continue
+            yield _Listener(service=service, attrs=(service.listen_attr,), path=listen.removeprefix(UNIX_PREFIX))
         else:
-            host, _, port_text = listen.rpartition(":")
-            wanted = [(host.strip("[]"), int(port_text))]
-        for host, port in wanted:
-            if (why := _why_not_bindable(host, port)) is not None:
-                shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                yield Problem(code=ExitCode.UNAVAILABLE, text=f"{service.name} cannot listen on {shown}: {why}")
+            host, _, port = listen.rpartition(":")
+            yield _Listener(service=service, attrs=(service.listen_attr,), host=host.strip("[]"), port=int(port))
+
+
+def _shared_addresses(settings: Settings) -> Iterator[Problem]:
+    for one, other in combinations(_listeners(settings), 2):
+        if one.overlaps(other) and one.service is not other.service:
+            names = f"{one.service.name} and {other.service.name}"
+            text = f"{one.shown(settings)} and {other.shown(settings)}: {names} cannot both listen there"
+            yield Problem(code=ExitCode.SETTINGS, text=text)
+
+
+def _addresses(settings: Settings) -> Iterator[Problem]:
+    for listener in _listeners(settings):
+        name, host, port = listener.service.name, listener.host, listener.port
+        if listener.path:
+            yield from _unix_socket(name, Path(listener.path))
+        elif (why := _why_not_bindable(host, port)) is not None:
+            shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            yield Problem(code=ExitCode.UNAVAILABLE, text=f"{name} cannot listen on {shown}: {why}")
 
 
 def _unix_socket(name: str, path: Path) -> Iterator[Problem]:

@@ -69,12 +69,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(wanted: argparse.Namespace) -> None:
-    from orly.appliance.planning import make_plan
-    from orly.appliance.render import render
-
     loaded = _load()
     if wanted.render_only:
-        sys.stdout.write(render(make_plan(loaded, cores=available_cores(), port=loaded.settings.port)))
+        sys.stdout.write(_rendered(loaded))
         return
     _check(loaded)
     if not wanted.check:
@@ -88,6 +85,19 @@ def _load() -> "Loaded":
         return load()
     except SettingsError as error:
         raise _Refusal(ExitCode.SETTINGS, error.problems) from None
+
+
+def _rendered(loaded: "Loaded") -> str:
+    """The configuration for another supervisor; it tells the programs what we would tell them."""
+    from orly.appliance.planning import children_environment, make_plan
+    from orly.appliance.render import render, unusable_value
+
+    plan = make_plan(loaded, cores=available_cores(), port=loaded.settings.port)
+    told = children_environment(loaded, plan, port=loaded.settings.port)
+    problems = [f"{name}={value}: {why}" for name, value in told.items() if (why := unusable_value(value))]
+    if problems:
+        raise _Refusal(ExitCode.SETTINGS, problems)
+    return render(plan, told)
 
 
 def _check(loaded: "Loaded") -> None:
@@ -117,7 +127,7 @@ def _become_supervisor(loaded: "Loaded") -> NoReturn:
     is_named = settings.run_dir is not None
     run_dir = settings.run_dir or default_run_dir(settings.data_dir)
     kept.append(_occupy(run_dir, plan, is_named=is_named))
-    told = children_environment(loaded, plan, run_dir=run_dir, port=port)
+    told = children_environment(loaded, plan, port=port) | {"ORLY_RUN_DIR": str(run_dir)}
     for fd in kept:
         os.set_inheritable(fd, True)
     arguments = [str(run_dir), "keep" if is_named else "remove", *map(str, kept)]

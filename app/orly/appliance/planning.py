@@ -51,13 +51,13 @@ def make_plan(loaded: Loaded, *, cores: int, port: int) -> Plan:
     )
 
 
-def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int) -> dict[str, str]:
-    """What the programs are told on top of the launcher's own environment.
+def children_environment(loaded: Loaded, plan: Plan, *, port: int) -> dict[str, str]:
+    """What the programs are told on top of the launcher's own environment; no secrets.
 
     Everything they log is to come out of the launcher's standard output, unless a file was named.
     """
     settings = loaded.settings
-    told = {"ORLY_RUN_DIR": str(run_dir)}
+    told: dict[str, str] = {}
     programs = {program.name: program for program in plan.programs}
     for service in enabled(settings):
         program = programs[service.name]
@@ -65,7 +65,7 @@ def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int
         if service.processes_attr:
             told[ENV_NAMES[service.processes_attr]] = str(program.processes)
     if ACL.name in programs:
-        told[ENV_NAMES["acl_mode"]] = settings.acl_mode  # run alone, it has another default
+        told |= _beside_acl(loaded, programs[DB.name].address)
     if SYNC_NEGENTROPY.name in programs:
         told |= _beside_sync(loaded, programs[DB.name].address)
     if not is_given(loaded, "db_direct_read"):
@@ -75,6 +75,12 @@ def children_environment(loaded: Loaded, plan: Plan, *, run_dir: Path, port: int
     if settings.port != port:
         told[ENV_NAMES["port"]] = str(port)
     return told
+
+
+def _beside_acl(loaded: Loaded, db_address: str) -> dict[str, str]:
+    """The mode that holds, since the service run alone has another default; its lists are in the relay's store."""
+    told = {ENV_NAMES["acl_db_type"]: "grpc", ENV_NAMES["acl_grpc_db_server"]: db_address}
+    return told | {ENV_NAMES["acl_mode"]: loaded.settings.acl_mode}
 
 
 def _beside_sync(loaded: Loaded, db_address: str) -> dict[str, str]:
@@ -132,18 +138,20 @@ def _trust(loaded: Loaded) -> Trust:
 
 def _notes(loaded: Loaded) -> list[str]:
     settings = loaded.settings
-    pairs = [("grpc_server", "db_listen", DB.name)]
+    here = {
+        service.name: local_address(getattr(settings, service.listen_attr)) for service in (DB, ACL, SYNC_NEGENTROPY)
+    }
+    used = [("grpc_server", here[DB.name], DB)]
     if ACL in enabled(settings):
-        pairs.append(("grpc_acl_server", "acl_listen", ACL.name))
+        used += [("acl_type", "grpc", ACL), ("grpc_acl_server", here[ACL.name], ACL)]
+        used += [("acl_db_type", "grpc", DB), ("acl_grpc_db_server", here[DB.name], DB)]
     if SYNC_NEGENTROPY in enabled(settings):
-        pairs.append(("grpc_sync_negentropy", "sync_negentropy_listen", SYNC_NEGENTROPY.name))
-        pairs.append(("sync_negentropy_db_server", "db_listen", DB.name))
-    notes = []
-    for attr, listen_attr, program in pairs:
-        here = local_address(getattr(settings, listen_attr))
-        if is_given(loaded, attr) and getattr(settings, attr) != here:
-            notes.append(
-                f"{ENV_NAMES[attr]}={getattr(settings, attr)} has no effect here: the {program} at {here}, which runs "
-                "beside, is used"
-            )
-    return notes
+        used += [("sync_type", "grpc", SYNC_NEGENTROPY)]
+        used += [("grpc_sync_negentropy", here[SYNC_NEGENTROPY.name], SYNC_NEGENTROPY)]
+        used += [("sync_negentropy_db_type", "grpc", DB), ("sync_negentropy_db_server", here[DB.name], DB)]
+    return [
+        f"{ENV_NAMES[attr]}={getattr(settings, attr)} has no effect here: the {service.name} at {here[service.name]}, "
+        "which runs beside, is used"
+        for attr, value, service in used
+        if is_given(loaded, attr) and getattr(settings, attr) != value
+    ]

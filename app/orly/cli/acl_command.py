@@ -18,8 +18,9 @@ _EPILOG: Final = (
     "78 a setting must be changed first."
 )
 _WHERE: Final = (
-    "Whose lists: those of orly-acl at --server, which is also asked with ORLY_ACL_TYPE=grpc and where orly-launcher "
-    "runs it; those of the relay at --url (NIP-86); else those in ORLY_DATA_DIR."
+    "Whose lists: those of orly-acl at --server, which is also asked where ORLY_GRPC_ACL_SERVER names it, with "
+    "ORLY_ACL_TYPE=grpc, and where orly-launcher runs it; those of the relay at --url (NIP-86); else those in "
+    "ORLY_DATA_DIR."
 )
 _HELP: Final = f"""See and change who may do what: lists of keys, events, kinds and addresses.
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orly import clock
@@ -30,7 +31,9 @@ log = logging.getLogger("orly.main")
 
 def run(loaded: Loaded) -> tuple[ExitCode, str]:
     """Serve; returns the exit status and what to tell the operator if it is not OK."""
-    return serve_until_stopped(process_name(os.environ.get("SUPERVISOR_PROCESS_NAME", "")), loaded, _serve)  # noqa: TID251
+    mode = "" if loaded.sources["ORLY_ACL_MODE"].startswith("default") else loaded.settings.acl_mode
+    name = process_name(os.environ.get("SUPERVISOR_PROCESS_NAME", ""))  # noqa: TID251
+    return serve_until_stopped(name, loaded, partial(_serve, mode=mode))
 
 
 def process_name(given: str) -> str:
@@ -38,22 +41,23 @@ def process_name(given: str) -> str:
     return given if given.startswith(RELAY.name) else RELAY.name
 
 
-async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+async def _serve(settings: Settings, stop: asyncio.Event, *, mode: str) -> None:
+    _look_at_lists(settings)
     try:
         with store_exits():
             opened = await open_store(settings, stop=stop)
             if opened is not None:
-                await _run_relay(settings, opened, stop)
+                await _run_relay(settings, opened, stop, mode)
     except ServeError as error:
         raise ServiceError(ExitCode.UNAVAILABLE, str(error)) from error
 
 
-async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Event) -> None:
+async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Event, mode: str) -> None:
     try:
         log.info("%s", opened.where)
         _warn_of_unknown_url(settings)
         async with AsyncExitStack() as stack:
-            access = await _access(settings, opened, stack, stop)
+            access = await _access(settings, opened, stack, stop, mode)
             if access is None:
                 return
             _warn_of_unchecked_calls(settings, access)
@@ -73,7 +77,7 @@ async def _run_relay(settings: Settings, opened: OpenedStore, stop: asyncio.Even
 
 
 async def _access(
-    settings: Settings, opened: OpenedStore, stack: AsyncExitStack, stop: asyncio.Event
+    settings: Settings, opened: OpenedStore, stack: AsyncExitStack, stop: asyncio.Event, mode: str
 ) -> "AccessControl | None":
     """Who knows what may be done; None if we were told to stop before that was there."""
     if (server := acl_server(settings)) is None:
@@ -82,7 +86,7 @@ async def _access(
         return await local_access(settings, opened.store, stack)
     from orly.opening.access import remote_access  # what gRPC needs is for those who use it
 
-    return await remote_access(settings, server, stack, stop=stop)
+    return await remote_access(settings, server, stack, stop=stop, mode=mode)
 
 
 def _plugin(settings: Settings, stack: AsyncExitStack) -> "WritePlugin | None":
@@ -130,6 +134,22 @@ async def _reconciling(
 
 def _announce(url: str) -> None:
     log.info("listening on %s", url)
+
+
+def _look_at_lists(settings: Settings) -> None:
+    """Whether other relays on the same store would decide by other lists.
+
+    Raises:
+        ServiceError: They would.
+    """
+    is_asked_for = settings.acl_mode != "none" or settings.owners or settings.admins
+    if settings.db_type != "grpc" or acl_server(settings) is not None or not is_asked_for:
+        return
+    what = "there are owners, admins or a mode, and no orly-acl is named (ORLY_GRPC_ACL_SERVER)"
+    if settings.relay_workers > 1:
+        text = f"ORLY_RELAY_WORKERS={settings.relay_workers}, but {what}: each would keep lists of its own"
+        raise ServiceError(ExitCode.SETTINGS, text)
+    log.warning("%s: this relay keeps its own lists, and other relays on the same orly-db do not decide by them", what)
 
 
 def _warn_of_unknown_url(settings: Settings) -> None:

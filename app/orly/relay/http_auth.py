@@ -19,7 +19,7 @@ from orly.nostr.nip98 import HttpAuthError, check_http_auth, parse_authorization
 from orly.nostr.signing import verify_event
 from orly.nostr.tags import first_value
 from orly.relay.gate import Caller, Gate, parse_address
-from orly.relay.http_endpoint import ApiError
+from orly.relay.http_endpoint import ApiError, take_time
 from orly.relay.rates import Rates, rate_key
 
 __all__ = ["HttpAuth", "HttpAuthRefusedError", "Signer"]
@@ -119,10 +119,11 @@ class HttpAuth:
             text = f"this needs the level {least.label}, and this key has {standing.level.label}"
             raise HttpAuthRefusedError(HTTPStatus.FORBIDDEN, text, signer)
         if once:
-            await self._use(event, signer)
+            await self._use(request, event, signer)
         return signer
 
-    async def _use(self, event: EncodedEvent, signer: Signer) -> None:
+    async def _use(self, request: Request, event: EncodedEvent, signer: Signer) -> None:
+        take_time(request)  # that access control is away is worth an answer too
         try:
             is_first = await self._access.use_once(event.id, event.event.created_at)
         except CommandError as error:

@@ -22,7 +22,7 @@ _BOTH: Final = (
 SERVER_OPTIONS: Final = (
     *_BOTH,
     ("grpc.so_reuseport", 0),  # a second server on the same port is a mistake, not a partner
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 CHANNEL_OPTIONS: Final = (

@@ -431,6 +431,15 @@ async def test_owners_and_admins_import(tmp_path: Path) -> None:
 
 
 @async_test
+async def test_an_import_does_not_break_the_configuration(tmp_path: Path) -> None:
+    async with api_world(tmp_path, own_rules(Mode.CURATING)) as world:
+        bad = make_event(ADMIN, 30_078, tags=[("d", "curating-config"), ("daily_limit", "2o")])
+        told = (await import_(world, lines_of(bad))).json
+        problem = "line 1: daily_limit must be a whole number, not '2o'"
+        assert (told["stored"], told["refused"], told["first_problems"]) == (0, 1, [problem])
+
+
+@async_test
 async def test_a_wrong_hash_stores_nothing(tmp_path: Path) -> None:
     async with api_world(tmp_path) as world:
         body = lines_of(make_event(STRANGER))

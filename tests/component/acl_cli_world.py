@@ -237,17 +237,21 @@ class FakeManaged:
             name, label = _LISTING[method]
             found = sorted(self.lists.get(name, {}).items())
             return [{label: member, "reason": reason, "added": 1_700_000_000} for member, reason in found]
-        if method == "listallowedkinds":
-            return sorted(self.lists.get("allowed-kinds", {}))
+        if method in ("listallowedkinds", "listdisallowedkinds"):
+            return sorted(self.lists.get("allowed-kinds" if method == "listallowedkinds" else "disallowed-kinds", {}))
         if method == "banpubkey" and params[0] == OWNER_KEY:
             raise ValueError("this key is an owner's and cannot be banned\x1b[31m")
         if method in _ADDING:
             member, reason = params[0], params[-1] if len(params) > 1 else ""
             assert len(params) <= (3 if method == "markspam" else 2)
             self.lists.setdefault(_ADDING[method], {})[member] = reason
+            if method == "allowkind":
+                self.lists.get("disallowed-kinds", {}).pop(member, None)
         else:
             assert len(params) == 1
             self.lists.get(_DROPPING[method], {}).pop(params[0], None)
+            if method == "disallowkind":
+                self.lists.setdefault("disallowed-kinds", {})[params[0]] = ""
         return True
 
 

@@ -113,13 +113,29 @@ def test_each_command_changes_its_list(world: World) -> None:
         assert (done.returncode, done.stdout) == (0, b""), done
         assert said(done)[0].startswith("3 ")
         assert lists(world) == {name: dict.fromkeys(members, "why not" if takes_reason else "")}
+        assert takes_reason or said(done)[1:] == ["only kinds 0, 1, 30023 are taken"]
         done = world.acl(drops, *map(str, members[:2]), *options)
         assert (done.returncode, done.stdout, said(done)[0].split()[:2]) == (0, b"", ["2", "not"])
         assert list(lists(world)[name]) == members[2:]
-        assert world.acl(drops, str(members[2]), *options).returncode == 0
+        done = world.acl(drops, str(members[2]), *options)
+        assert done.returncode == 0
         assert lists(world).get(name, {}) == {}
-        if name == "allowed-kinds" and is_there(world):  # the last one that was allowed is kept out by the other list
-            assert lists(world) == {"disallowed-kinds": {30_023: ""}}
+        if name == "allowed-kinds":  # all that were allowed are kept out by the other list
+            assert said(done)[1:] == ["all kinds are taken but 0, 1, 30023"]
+            assert lists(world) == {"disallowed-kinds": dict.fromkeys(members, "")}
+
+
+def test_what_is_taken_is_said_when_kinds_change(tmp_path: Path) -> None:
+    def told(*arguments: str) -> list[str]:
+        return said(run("acl", *arguments, data_dir=tmp_path / "data", variables=CURATING))
+
+    assert told("allow-kind", "1", "7") == ["2 allowed", "only kinds 1, 7 are taken"]
+    assert told("disallow-kind", "9") == ["1 not allowed", "only kinds 1, 7 are taken"]
+    assert told("disallow-kind", "1", "7") == ["2 not allowed", "all kinds are taken but 1, 7, 9"]
+    assert told("allow-kind", "1", "7", "9") == ["3 allowed", "all kinds are taken"]
+    assert told("allow-kind", "1") == ["1 allowed", "only kind 1 is taken"]
+    most = [str(kind) for kind in range(100, 151)]
+    assert told("disallow-kind", "1", *most)[1].endswith("146, 147, 148 and 2 more")
 
 
 def test_a_key_may_be_an_npub_and_is_named_once(world: World) -> None:

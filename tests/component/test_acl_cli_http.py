@@ -86,7 +86,8 @@ def test_a_command_is_one_call(
 ) -> None:
     done = acl(*arguments)
     assert (done.returncode, done.stdout) == (0, b"")
-    assert relay.calls == [(method, params)]
+    afterwards = ("listallowedkinds", "listdisallowedkinds") if method.endswith("allowkind") else ()
+    assert relay.calls == [(method, params), *((each, []) for each in afterwards)]
 
 
 def test_many_keys_are_many_calls_each_signed_anew(acl: Acl, relay: FakeManaged) -> None:

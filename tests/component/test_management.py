@@ -196,7 +196,7 @@ async def test_kinds(tmp_path: Path) -> None:
         assert await world.call("allowkind", 1) is True
         assert await world.call("listallowedkinds") == [1, 7]
         await world.call("disallowkind", 7)
-        assert (await world.call("listallowedkinds"), await world.call("listdisallowedkinds")) == ([1], [4])
+        assert (await world.call("listallowedkinds"), await world.call("listdisallowedkinds")) == ([1], [4, 7])
 
 
 @async_test

@@ -95,7 +95,7 @@ class AllowKind(msgspec.Struct, frozen=True, tag=True):
 
 
 class DisallowKind(msgspec.Struct, frozen=True, tag=True):
-    """Take a kind no longer."""
+    """Take a kind no longer: off the allowed ones, to the disallowed ones."""
 
     kind: int
 
@@ -316,11 +316,9 @@ def _allow_kind(snapshot: Snapshot, kind: int, entry: Entry) -> Iterator[Edit]:
 
 
 def _disallow_kind(snapshot: Snapshot, kind: int, entry: Entry) -> Iterator[Edit]:
-    allowed = snapshot.kinds[ListName.ALLOWED_KINDS]
-    if kind in allowed:
+    if kind in snapshot.kinds[ListName.ALLOWED_KINDS]:
         yield Edit(ListName.ALLOWED_KINDS, kind, None)
-    if allowed <= {kind}:  # nothing but this keeps it out
-        yield Edit(ListName.DISALLOWED_KINDS, kind, entry)
+    yield Edit(ListName.DISALLOWED_KINDS, kind, entry)  # keeps it out when the last allowed kind goes
 
 
 def applies_in(mode: Mode, name: ListName) -> bool:

@@ -87,7 +87,13 @@ def add_acl(app: typer.Typer, load: Callable[[], Loaded], finish: Callable[[Exit
     _plain(group, run, "unspam", "EVENT_ID", "Mark events as spam no longer.")
     _add_block(group, run)
     _plain(group, run, "unblock-ip", "ADDRESS", "Block addresses no longer.")
-    _plain(group, run, "allow-kind", "KIND", "Take kinds; once one is allowed, only such.")
+    _plain(
+        group,
+        run,
+        "allow-kind",
+        "KIND",
+        "Take kinds; once one is allowed, only such. One that was disallowed is just let in again.",
+    )
     _plain(group, run, "disallow-kind", "KIND", "Take kinds no longer.")
     app.add_typer(group)
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -11,9 +12,9 @@ import uvloop
 from orly import clock, units
 from orly.access.commands import applies_in, read_address
 from orly.access.control import ControlError
-from orly.access.snapshot import ListName
+from orly.access.snapshot import KIND_LISTS, ListName
 from orly.cli.acl_actions import Action, Sort, action_of, read_member
-from orly.cli.acl_change import ListChanger, RelayChanger, change_all
+from orly.cli.acl_change import ListChanger, RelayChanger, change_all, taken_kinds
 from orly.cli.acl_input import Items, read_items, reason_problem
 from orly.cli.acl_list import rows_of, write_overview, write_rows
 from orly.cli.acl_options import AclError, AclOptions, ChangeOptions, ListOptions, ShowOptions
@@ -22,7 +23,7 @@ from orly.cli.acl_rows import Row, read_name
 from orly.cli.acl_show import find
 from orly.cli.acl_show_words import as_json, sentences
 from orly.cli.acl_stored import StoredLists
-from orly.cli.acl_url import caller_from, list_method, read_rows
+from orly.cli.acl_url import RelayCaller, caller_from, list_method, read_rows
 from orly.cli.files import FileError, ReaderGoneError, opened_output
 from orly.logs import configure
 from orly.process.exit_codes import ExitCode
@@ -148,7 +149,9 @@ async def _change(settings: Settings, options: ChangeOptions) -> tuple[ExitCode,
     async with opened_to_change(settings, options.where) as access:
         until_s = clock.now_s() + block_s if block_s else 0
         done = await change_all(ListChanger(access, action, until_s), action, items)
-        mode = lists_of(access).rules.mode
+        mode, kinds = lists_of(access).rules.mode, lists_of(access).kinds
+    if action.sort is Sort.KIND:
+        tell(taken_kinds(kinds[ListName.ALLOWED_KINDS], kinds[ListName.DISALLOWED_KINDS]))
     if not applies_in(mode, action.list):
         tell(f"orly: in the mode {mode.value} the list {action.list.value} has no effect")
     return done
@@ -160,9 +163,19 @@ async def _change_there(action: Action, options: ChangeOptions) -> tuple[ExitCod
     caller = caller_from(options.where)
     items: Items = read_items(action, options)
     try:
-        return await change_all(RelayChanger(caller, action), action, items)
+        done = await change_all(RelayChanger(caller, action), action, items)
+        if action.sort is Sort.KIND:
+            with suppress(AclError):  # other relays need not tell
+                tell(taken_kinds(*[await _kinds_there(caller, name) for name in KIND_LISTS]))
+        return done
     finally:
         caller.close()
+
+
+async def _kinds_there(caller: RelayCaller, name: ListName) -> list[int]:
+    """A list of kinds that a relay has."""
+    rows = read_rows(name, await asyncio.to_thread(caller.call, list_method(name), ()))
+    return [row.member for row in rows if isinstance(row.member, int)]
 
 
 def _block_s(text: str) -> int:

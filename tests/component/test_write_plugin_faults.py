@@ -215,8 +215,8 @@ async def test_answers_that_nobody_waits_for_are_ignored(tmp_path: Path, caplog:
         assert await judge(policy, told(*unknown, "accept", "accept")) == ["accepted"]
         assert await judge(policy, told()) == ["accepted"]
         assert len(puppet.pids) == 1
-    assert [record.levelno for record in caplog.records[1:]] == [logging.DEBUG] * 3
-    assert other in caplog.messages[1]
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.DEBUG, logging.INFO, logging.DEBUG]
+    assert other in caplog.messages[0]
 
 
 @pytest.mark.parametrize("command", ["/no/such/policy", "/no/such/policy --verbose", "no-such-policy", "/dev/null"])
@@ -226,6 +226,23 @@ async def test_a_command_that_cannot_be_run_is_named(command: str, caplog: pytes
         assert await judge(policy, told()) == [FAILED]
         awaited = f"the write policy `{command}` cannot be run (exit status 12"
         await until(lambda: awaited in caplog.text, "the record")
+
+
+@async_test
+async def test_one_that_ends_at_once_was_not_started(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orly")
+    async with plugin("/no/such/policy") as policy:
+        policy.start()
+        await until(lambda: "started again in 0.2 s" in caplog.text, "the second end")
+    assert "was started" not in caplog.text
+
+
+@async_test
+async def test_one_that_is_not_asked_has_started_when_it_stays(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orly")
+    async with plugin("exec sleep 1000") as policy:
+        policy.start()
+        await until(lambda: caplog.messages == ["the write policy `exec sleep 1000` was started"], "the record")
 
 
 @async_test

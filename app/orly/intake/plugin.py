@@ -28,6 +28,9 @@ _LONGEST_PAUSE_S: Final = 10.0
 _GRACE_S: Final = 2.0
 """For a program whose input was closed to end by itself."""
 
+_MOMENT_S: Final = 0.5
+"""A program that has answered, or run for so long, has been started; one that cannot be run ends before."""
+
 _JUNK_PAUSE_S: Final = 10.0
 """Between records about lines that are no answers: a program may print one with each event."""
 
@@ -83,6 +86,7 @@ class WritePlugin:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._modified_ns: int | None = None
         self._is_outdated = False
@@ -146,8 +150,8 @@ class WritePlugin:
             log.error("the write policy `%s` cannot be started: %s", self._options.command, error)
             return False
         try:
-            log.info("the write policy `%s` was started", self._options.command)
             self._child = child
+            self._start_timer = self._loop.call_later(_MOMENT_S, self._has_started)
             if self._closing.is_set():
                 self._release()
             self._pump()
@@ -157,6 +161,13 @@ class WritePlugin:
         finally:
             child.abandon()
         return is_wanted
+
+    def _has_started(self) -> None:
+        """It is there: say so, once."""
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
+            log.info("the write policy `%s` was started", self._options.command)
 
     def _lose(self, why: str) -> None:
         """The program is of no more use; what it was asked has failed."""
@@ -178,6 +189,9 @@ class WritePlugin:
         if self._child is not None:
             self._child.stop(why)
             self._child = None
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
 
     def _look_at_file(self) -> None:
         """Find out whether the program has changed; if so it answers what it was asked, and then has a successor."""
@@ -218,6 +232,7 @@ class WritePlugin:
             else:
                 if self._ledger.answer(event_id, judgement, now_s):
                     self._pause_s = _FIRST_PAUSE_S
+                    self._has_started()
                 else:
                     log.debug("an answer about an event that was not asked about: %s", _shown(line))
         self._release_idle()

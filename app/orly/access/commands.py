@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         reason: Why it is there, in words of whoever put it there.
         added_s: When, Unix time.
-        by: The key (hex) that put it there; empty if an operator of this machine did.
+        by: The key (hex) that put it there; `limits` for a block by a daily limit, empty if an operator did.
         pubkey: For an event, its author (hex), if that was said.
         until_s: For an address, when it is no longer blocked, Unix time; 0 = never.
     """

@@ -208,13 +208,16 @@ def test_a_block_may_end(tmp_path: Path) -> None:
         (("ban", A, "--url", "ws://x", "--auth-key-file", "key"), "--auth-key-file key cannot be read"),
         (("ban", A, "--url", "ws://x"), "--url needs --auth-key-file"),
         (("ban", A, "--url", "ws://x", "--server", "x:1", "--auth-key-file", "key"), "--server and --url exclude"),
-        (("list", "--url", "ws://x", "--auth-key-file", "key"), "a relay does not tell all of that with --url"),
-        (("show", A, "--url", "ws://x", "--auth-key-file", "key"), "a relay does not tell that with --url"),
+        (("list", "--url", "ws://x"), "--url needs --auth-key-file"),
+        (("show", A, "--url", "ws://x", "--server", "x:1"), "--server and --url exclude"),
         (
             ("list", "peer-pubkeys", "--url", "ws://x", "--auth-key-file", "key"),
             "a relay does not list its peer-pubkeys",
         ),
-        (("block-ip", "::1", "--for", "1h", "--url", "ws://x", "--auth-key-file", "key"), "--for has no effect with"),
+        (
+            ("block-ip", "::1", "--for", "1h", "--url", "ws://x", "--auth-key-file", "key"),
+            "--for cannot be used with --url",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_refused_and_nothing_is_made(
@@ -540,9 +543,24 @@ def test_the_overview_has_what_counts_in_the_mode(tmp_path: Path) -> None:
     assert not {"trusted-pubkeys", "spam-events"} & {json.loads(line)["list"] for line in told[1:]}
 
 
-def test_there_is_nothing_to_list_before_there_is_a_database(tmp_path: Path) -> None:
-    done = run("acl", "list", data_dir=tmp_path / "data")
-    assert (done.returncode, said(done)) == (78, [f"orly: there is no database in {tmp_path}/data"])
+def test_lists_are_empty_before_there_is_a_database(tmp_path: Path) -> None:
+    def told(*arguments: str) -> str:
+        done = run("acl", *arguments, data_dir=tmp_path / "data", variables=CURATING)
+        assert (done.returncode, said(done)) == (
+            0,
+            [f"orly: there is no database in {tmp_path}/data yet: the lists are empty"],
+        )
+        return done.stdout.decode()
+
+    sizes = dict(line.split() for line in told("list").splitlines())
+    assert (sizes["mode"], sizes["owners"], sizes["banned-pubkeys"], sizes["peer-pubkeys"]) == (
+        "curating",
+        "1",
+        "0",
+        "-",
+    )
+    assert told("list", "banned-pubkeys") == ""
+    assert told("show", OWNER_KEY).startswith(f"{OWNER_KEY} has the level owner in the mode curating: ")
     assert not (tmp_path / "data").exists()
 
 
@@ -656,6 +674,18 @@ def test_a_relay_that_runs_keeps_its_lists_to_itself(tmp_path: Path) -> None:
         assert (done.returncode, said(done)) == (0, ["1 banned"])
         (row,) = run("acl", "list", "banned-pubkeys", data_dir=data_dir).stdout.decode().splitlines()
         assert row.split("\t")[2:] == [OWNER_KEY, "over HTTP"]
+        sizes = dict(
+            line.split() for line in run("acl", "list", *options, data_dir=data_dir).stdout.decode().splitlines()
+        )
+        own = dict(
+            line.split()
+            for line in run("acl", "list", data_dir=data_dir, variables=CURATING).stdout.decode().splitlines()
+        )
+        assert sizes == {**own, "owners": "-", "admins": "-", "peer-pubkeys": "0"}
+        shown = run("acl", "show", A, "--ip", "192.0.2.7", *options, data_dir=data_dir).stdout.decode().splitlines()
+        assert shown[0] == f"{A} has the level none in the mode curating."
+        assert re.fullmatch(r"It is on banned-pubkeys since \S+: over HTTP\.", shown[1])
+        assert shown[2:] == ["The address 192.0.2.7 is not blocked."]
         done = run("acl", "ban", OWNER_KEY, *options, data_dir=data_dir)
         assert (done.returncode, len(said(done)), "owner" in said(done)[0]) == (1, 1, True)
         other = ("--url", relay.url, "--auth-key-file", key_file(tmp_path, 5))

@@ -16,13 +16,14 @@ from orly.access.snapshot import KIND_LISTS, ListName
 from orly.cli.acl_actions import Action, Sort, action_of, read_member
 from orly.cli.acl_change import ListChanger, RelayChanger, change_all, taken_kinds
 from orly.cli.acl_input import Items, read_items, reason_problem
-from orly.cli.acl_list import rows_of, write_overview, write_rows
+from orly.cli.acl_list import rows_of, write_overview, write_overview_there, write_rows
 from orly.cli.acl_options import AclError, AclOptions, ChangeOptions, ListOptions, ShowOptions
 from orly.cli.acl_places import lists_of, opened_to_change, opened_to_read
 from orly.cli.acl_rows import Row, read_name
 from orly.cli.acl_show import find
+from orly.cli.acl_show_there import Stats, find_there, json_there, read_mode, sentences_there
 from orly.cli.acl_show_words import as_json, sentences
-from orly.cli.acl_stored import StoredLists
+from orly.cli.acl_stored import NoLists, StoredLists
 from orly.cli.acl_url import RelayCaller, caller_from, list_method, read_rows
 from orly.cli.files import FileError, ReaderGoneError, opened_output
 from orly.logs import configure
@@ -85,7 +86,7 @@ def _list_name(text: str) -> ListName:
 async def _list(settings: Settings, options: ListOptions) -> None:
     name = None if options.name is None else _list_name(options.name)
     async with opened_to_read(settings, options.where) as access:
-        knows_peers = not isinstance(access, StoredLists)
+        knows_peers = not isinstance(access, NoLists | StoredLists)
         if name is None:
             write_overview(access, in_json=options.as_json, knows_peers=knows_peers)
             return
@@ -95,12 +96,14 @@ async def _list(settings: Settings, options: ListOptions) -> None:
 
 
 async def _list_there(options: ListOptions) -> None:
-    if options.name is None:
-        raise AclError(ExitCode.USAGE, "a relay does not tell all of that with --url: name a list")
-    name = _list_name(options.name)
-    method = list_method(name)
+    name = None if options.name is None else _list_name(options.name)
+    method = "" if name is None else list_method(name)
     caller = caller_from(options.where)
     try:
+        if name is None:
+            stats = await asyncio.to_thread(caller.told_at, "/api/stats", Stats)
+            write_overview_there(read_mode(caller, stats.mode), stats.sizes(), in_json=options.as_json)
+            return
         rows = read_rows(name, await asyncio.to_thread(caller.call, method, ()))
     finally:
         caller.close()
@@ -115,8 +118,6 @@ async def _one_page(rows: Iterable[Row]) -> AsyncIterator[Iterable[Row]]:
 
 
 async def _show(settings: Settings, options: ShowOptions) -> None:
-    if options.where.url is not None:
-        raise AclError(ExitCode.USAGE, "a relay does not tell that with --url: ask where its lists are, or orly-acl")
     try:
         pubkey = read_member(Sort.PUBKEY, options.key)
     except ValueError as error:
@@ -126,6 +127,9 @@ async def _show(settings: Settings, options: ShowOptions) -> None:
     except ValueError as error:
         raise AclError(ExitCode.USAGE, f"--ip: {error}") from None
     assert isinstance(pubkey, bytes)
+    if options.where.url is not None:
+        await _show_there(options, pubkey, address)
+        return
     async with opened_to_read(settings, options.where) as access:
         found = await find(access, pubkey, address)
     with opened_output(_STDOUT) as stream:
@@ -133,6 +137,19 @@ async def _show(settings: Settings, options: ShowOptions) -> None:
             stream.write(as_json(found))
         else:
             stream.writelines(f"{sentence}\n".encode() for sentence in sentences(found))
+
+
+async def _show_there(options: ShowOptions, pubkey: bytes, address: str) -> None:
+    caller = caller_from(options.where)
+    try:
+        found = await asyncio.to_thread(find_there, caller, pubkey.hex(), address)
+    finally:
+        caller.close()
+    with opened_output(_STDOUT) as stream:
+        if options.as_json:
+            stream.write(json_there(found))
+        else:
+            stream.writelines(f"{sentence}\n".encode() for sentence in sentences_there(found))
 
 
 # Changing
@@ -159,7 +176,7 @@ async def _change(settings: Settings, options: ChangeOptions) -> tuple[ExitCode,
 
 async def _change_there(action: Action, options: ChangeOptions) -> tuple[ExitCode, str]:
     if options.duration is not None:
-        raise AclError(ExitCode.USAGE, "--for has no effect with --url: a relay blocks an address for good (NIP-86)")
+        raise AclError(ExitCode.USAGE, "--for cannot be used with --url: NIP-86 knows only blocks for good")
     caller = caller_from(options.where)
     items: Items = read_items(action, options)
     try:

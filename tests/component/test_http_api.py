@@ -572,9 +572,9 @@ async def test_moves_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
         await world.signed(OWNER, "GET", "/api/export")
         await world.signed(STRANGER, "GET", "/api/export")
     assert [record.getMessage() for record in caplog.records if record.name == "orly.relay.api"] == [
-        f"import by={KEYS[OWNER]} from=192.0.2.7 stored=1 known=0 refused=0 unreadable=1",
-        f"export by={KEYS[OWNER]} from=192.0.2.7 authors=all",
-        f"export by={KEYS[STRANGER]} from=192.0.2.7 authors=1",
+        f"audit: import by={KEYS[OWNER]} from=192.0.2.7 stored=1 known=0 refused=0 unreadable=1",
+        f"audit: export by={KEYS[OWNER]} from=192.0.2.7 authors=all",
+        f"audit: export by={KEYS[STRANGER]} from=192.0.2.7 authors=1",
     ]
 
 

@@ -70,6 +70,13 @@ def test_a_program_must_be_a_file(tmp_path: Path) -> None:
     ]
 
 
+def test_a_write_plugin_must_be_a_program(tmp_path: Path) -> None:
+    assert refused(tmp_path, 78, ORLY_WRITE_PLUGIN=str(tmp_path)) == [f"ORLY_WRITE_PLUGIN={tmp_path}: is not a file"]
+    assert refused(tmp_path, 78, ORLY_WRITE_PLUGIN="no-such-policy -v") == [
+        "ORLY_WRITE_PLUGIN=no-such-policy -v: there is no program no-such-policy on PATH"
+    ]
+
+
 def test_lists_are_kept_by_one_program(tmp_path: Path) -> None:
     off = {"ORLY_OWNERS": KEYS[0], "ORLY_LAUNCHER_ACL_ENABLED": "false"}
     (line,) = refused(tmp_path, 78, **off)

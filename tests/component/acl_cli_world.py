@@ -178,6 +178,7 @@ class FakeManaged:
         refused: What was not authorized, and why.
         lists: Members by the names of the lists, with reasons.
         answer: Answers calls instead: status, headers, body; None = as a relay does.
+        told: What other paths tell who asks with GET.
         entered: Set whenever a call has come.
         hold: Calls are answered while it is set.
         closes: End the connection after each answer, without a word of it.
@@ -189,6 +190,7 @@ class FakeManaged:
     refused: list[str] = field(default_factory=list)
     lists: dict[str, dict[Any, str]] = field(default_factory=dict)
     answer: Callable[[str, list[Any]], tuple[int, dict[str, str], bytes]] | None = None
+    told: dict[str, object] = field(default_factory=dict)
     entered: threading.Event = field(default_factory=threading.Event)
     hold: threading.Event = field(default_factory=threading.Event)
     closes: bool = False
@@ -205,7 +207,8 @@ class FakeManaged:
 
     def check(self, handler: BaseHTTPRequestHandler, body: bytes) -> str:
         """What is wrong with a request; empty if nothing is."""
-        if handler.headers["Content-Type"] != "application/nostr+json+rpc":
+        is_call = handler.command == "POST"
+        if is_call and handler.headers["Content-Type"] != "application/nostr+json+rpc":
             return f"the type is {handler.headers['Content-Type']}"
         try:
             event = parse_authorization(handler.headers["Authorization"] or "")
@@ -217,7 +220,7 @@ class FakeManaged:
             urls=[f"{self.scheme}://{handler.headers['Host']}{handler.path}"],
             method=handler.command,
             body=body,
-            needs_payload=True,
+            needs_payload=is_call,
             now_s=now_s,
         )
         if problem is None and not verify_event(event):
@@ -237,17 +240,21 @@ class FakeManaged:
             name, label = _LISTING[method]
             found = sorted(self.lists.get(name, {}).items())
             return [{label: member, "reason": reason, "added": 1_700_000_000} for member, reason in found]
-        if method == "listallowedkinds":
-            return sorted(self.lists.get("allowed-kinds", {}))
+        if method in ("listallowedkinds", "listdisallowedkinds"):
+            return sorted(self.lists.get("allowed-kinds" if method == "listallowedkinds" else "disallowed-kinds", {}))
         if method == "banpubkey" and params[0] == OWNER_KEY:
             raise ValueError("this key is an owner's and cannot be banned\x1b[31m")
         if method in _ADDING:
             member, reason = params[0], params[-1] if len(params) > 1 else ""
             assert len(params) <= (3 if method == "markspam" else 2)
             self.lists.setdefault(_ADDING[method], {})[member] = reason
+            if method == "allowkind":
+                self.lists.get("disallowed-kinds", {}).pop(member, None)
         else:
             assert len(params) == 1
             self.lists.get(_DROPPING[method], {}).pop(params[0], None)
+            if method == "disallowkind":
+                self.lists.setdefault("disallowed-kinds", {})[params[0]] = ""
         return True
 
 
@@ -287,6 +294,16 @@ def managed_relay(tls: ssl.SSLContext | None = None) -> Iterator[FakeManaged]:
             except ValueError as error:
                 told = {"error": str(error)}
             self.reply(200, {}, json.dumps(told).encode())
+
+        def do_GET(self) -> None:
+            problem = relay.check(self, b"")
+            if problem:
+                relay.refused.append(problem)
+                self.reply(401, {}, json.dumps({"error": problem}).encode())
+                return
+            relay.calls.append((self.path, []))
+            told = relay.told.get(self.path)
+            self.reply(404 if told is None else 200, {}, json.dumps(told or {"error": "no such path"}).encode())
 
         def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)

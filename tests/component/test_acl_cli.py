@@ -114,13 +114,29 @@ def test_each_command_changes_its_list(world: World) -> None:
         assert (done.returncode, done.stdout) == (0, b""), done
         assert said(done)[0].startswith("3 ")
         assert lists(world) == {name: dict.fromkeys(members, "why not" if takes_reason else "")}
+        assert takes_reason or said(done)[1:] == ["only kinds 0, 1, 30023 are taken"]
         done = world.acl(drops, *map(str, members[:2]), *options)
         assert (done.returncode, done.stdout, said(done)[0].split()[:2]) == (0, b"", ["2", "not"])
         assert list(lists(world)[name]) == members[2:]
-        assert world.acl(drops, str(members[2]), *options).returncode == 0
+        done = world.acl(drops, str(members[2]), *options)
+        assert done.returncode == 0
         assert lists(world).get(name, {}) == {}
-        if name == "allowed-kinds" and is_there(world):  # the last one that was allowed is kept out by the other list
-            assert lists(world) == {"disallowed-kinds": {30_023: ""}}
+        if name == "allowed-kinds":  # all that were allowed are kept out by the other list
+            assert said(done)[1:] == ["all kinds are taken but 0, 1, 30023"]
+            assert lists(world) == {"disallowed-kinds": dict.fromkeys(members, "")}
+
+
+def test_what_is_taken_is_said_when_kinds_change(tmp_path: Path) -> None:
+    def told(*arguments: str) -> list[str]:
+        return said(run("acl", *arguments, data_dir=tmp_path / "data", variables=CURATING))
+
+    assert told("allow-kind", "1", "7") == ["2 allowed", "only kinds 1, 7 are taken"]
+    assert told("disallow-kind", "9") == ["1 not allowed", "only kinds 1, 7 are taken"]
+    assert told("disallow-kind", "1", "7") == ["2 not allowed", "all kinds are taken but 1, 7, 9"]
+    assert told("allow-kind", "1", "7", "9") == ["3 allowed", "all kinds are taken"]
+    assert told("allow-kind", "1") == ["1 allowed", "only kind 1 is taken"]
+    most = [str(kind) for kind in range(100, 151)]
+    assert told("disallow-kind", "1", *most)[1].endswith("146, 147, 148 and 2 more")
 
 
 def test_a_key_may_be_an_npub_and_is_named_once(world: World) -> None:
@@ -193,13 +209,16 @@ def test_a_block_may_end(tmp_path: Path) -> None:
         (("ban", A, "--url", "ws://x", "--auth-key-file", "key"), "--auth-key-file key cannot be read"),
         (("ban", A, "--url", "ws://x"), "--url needs --auth-key-file"),
         (("ban", A, "--url", "ws://x", "--server", "x:1", "--auth-key-file", "key"), "--server and --url exclude"),
-        (("list", "--url", "ws://x", "--auth-key-file", "key"), "a relay does not tell all of that with --url"),
-        (("show", A, "--url", "ws://x", "--auth-key-file", "key"), "a relay does not tell that with --url"),
+        (("list", "--url", "ws://x"), "--url needs --auth-key-file"),
+        (("show", A, "--url", "ws://x", "--server", "x:1"), "--server and --url exclude"),
         (
             ("list", "peer-pubkeys", "--url", "ws://x", "--auth-key-file", "key"),
             "a relay does not list its peer-pubkeys",
         ),
-        (("block-ip", "::1", "--for", "1h", "--url", "ws://x", "--auth-key-file", "key"), "--for has no effect with"),
+        (
+            ("block-ip", "::1", "--for", "1h", "--url", "ws://x", "--auth-key-file", "key"),
+            "--for cannot be used with --url",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_refused_and_nothing_is_made(
@@ -525,9 +544,24 @@ def test_the_overview_has_what_counts_in_the_mode(tmp_path: Path) -> None:
     assert not {"trusted-pubkeys", "spam-events"} & {json.loads(line)["list"] for line in told[1:]}
 
 
-def test_there_is_nothing_to_list_before_there_is_a_database(tmp_path: Path) -> None:
-    done = run("acl", "list", data_dir=tmp_path / "data")
-    assert (done.returncode, said(done)) == (78, [f"orly: there is no database in {tmp_path}/data"])
+def test_lists_are_empty_before_there_is_a_database(tmp_path: Path) -> None:
+    def told(*arguments: str) -> str:
+        done = run("acl", *arguments, data_dir=tmp_path / "data", variables=CURATING)
+        assert (done.returncode, said(done)) == (
+            0,
+            [f"orly: there is no database in {tmp_path}/data yet: the lists are empty"],
+        )
+        return done.stdout.decode()
+
+    sizes = dict(line.split() for line in told("list").splitlines())
+    assert (sizes["mode"], sizes["owners"], sizes["banned-pubkeys"], sizes["peer-pubkeys"]) == (
+        "curating",
+        "1",
+        "0",
+        "-",
+    )
+    assert told("list", "banned-pubkeys") == ""
+    assert told("show", OWNER_KEY).startswith(f"{OWNER_KEY} has the level owner in the mode curating: ")
     assert not (tmp_path / "data").exists()
 
 
@@ -663,6 +697,18 @@ def test_a_relay_that_runs_keeps_its_lists_to_itself(tmp_path: Path) -> None:
         assert (done.returncode, said(done)) == (0, ["1 banned"])
         (row,) = run("acl", "list", "banned-pubkeys", data_dir=data_dir).stdout.decode().splitlines()
         assert row.split("\t")[2:] == [OWNER_KEY, "over HTTP"]
+        sizes = dict(
+            line.split() for line in run("acl", "list", *options, data_dir=data_dir).stdout.decode().splitlines()
+        )
+        own = dict(
+            line.split()
+            for line in run("acl", "list", data_dir=data_dir, variables=CURATING).stdout.decode().splitlines()
+        )
+        assert sizes == {**own, "owners": "-", "admins": "-", "peer-pubkeys": "0"}
+        shown = run("acl", "show", A, "--ip", "192.0.2.7", *options, data_dir=data_dir).stdout.decode().splitlines()
+        assert shown[0] == f"{A} has the level none in the mode curating."
+        assert re.fullmatch(r"It is on banned-pubkeys since \S+: over HTTP\.", shown[1])
+        assert shown[2:] == ["The address 192.0.2.7 is not blocked."]
         done = run("acl", "ban", OWNER_KEY, *options, data_dir=data_dir)
         assert (done.returncode, len(said(done)), "owner" in said(done)[0]) == (1, 1, True)
         other = ("--url", relay.url, "--auth-key-file", key_file(tmp_path, 5))

@@ -86,7 +86,8 @@ def test_a_command_is_one_call(
 ) -> None:
     done = acl(*arguments)
     assert (done.returncode, done.stdout) == (0, b"")
-    assert relay.calls == [(method, params)]
+    afterwards = ("listallowedkinds", "listdisallowedkinds") if method.endswith("allowkind") else ()
+    assert relay.calls == [(method, params), *((each, []) for each in afterwards)]
 
 
 def test_many_keys_are_many_calls_each_signed_anew(acl: Acl, relay: FakeManaged) -> None:
@@ -165,6 +166,78 @@ def test_a_list_of_another_relay_may_tell_less(acl: Acl, relay: FakeManaged) -> 
     relay.answer = answering(200, {"result": [{"event_id": EVENT, "pubkey": A}]})
     (line,) = acl("list", "spam-events", "--json").stdout.splitlines()
     assert (json.loads(line)["member"], json.loads(line)["author"]) == (EVENT, A)
+
+
+def test_what_a_relay_tells_of_a_key(acl: Acl, relay: FakeManaged) -> None:
+    relay.told |= {f"/api/permissions/{A}": {"permission": "write"}, "/api/acl-mode": {"acl_mode": "curating"}}
+    relay.lists |= {"trusted-pubkeys": {A: "a\tfriend", B: ""}, "allowed-pubkeys": {A: ""}, "blocked-ips": {"::1": "x"}}
+    assert acl("show", A, "--ip", "::1").stdout.decode().splitlines() == [
+        f"{A} has the level write in the mode curating.",
+        "It is on trusted-pubkeys since 2023-11-14T22:13:20Z: a\\tfriend.",
+        "The address ::1 is blocked since 2023-11-14T22:13:20Z: x.",
+    ]
+    assert json.loads(acl("show", A, "--json").stdout) == {
+        "pubkey": A,
+        "mode": "curating",
+        "level": "write",
+        "owner": False,
+        "admin": False,
+        "lists": [
+            {"list": "trusted-pubkeys", "applies": True, "added": 1_700_000_000, "by": None, "reason": "a\tfriend"}
+        ],
+        "address": None,
+        "write": None,
+        "read": None,
+        "day": None,
+    }
+    relay.lists["blocked-ips"] = {"2001:db8::/64": "x"}
+    assert (
+        acl("show", A, "--ip", "2001:db8::7")
+        .stdout.decode()
+        .splitlines()[-1]
+        .startswith("The address 2001:db8::7 is blocked since ")
+    )
+    relay.lists.clear()
+    assert acl("show", A).stdout.decode().splitlines()[1:] == ["It is on no list that the relay tells."]
+    relay.answer = answering(200, {"error": "too many"})
+    first, *rest = acl("show", A).stdout.decode().splitlines()[1:]
+    assert first == f"Whether it is on banned-pubkeys is not told: {relay.url}: too many"
+    assert len(rest) == 2
+
+
+def test_how_large_the_lists_of_a_relay_are(acl: Acl, relay: FakeManaged) -> None:
+    relay.told["/a/relay/api/stats"] = {"mode": "managed", "lists": {"banned-pubkeys": 3, "of-another": 1}, "events": 5}
+    lines = acl("list", url=f"{relay.url}/a/relay").stdout.decode().splitlines()
+    assert [line.split() for line in lines[:6]] == [
+        ["mode", "managed"],
+        ["owners", "-"],
+        ["admins", "-"],
+        ["peer-pubkeys", "-"],
+        ["allowed-pubkeys", "-"],
+        ["banned-pubkeys", "3"],
+    ]
+    told = [json.loads(line) for line in acl("list", "--json", url=f"{relay.url}/a/relay").stdout.splitlines()]
+    assert told[0] == {"mode": "managed", "owners": None, "admins": None}
+    assert {"list": "banned-pubkeys", "size": 3} in told
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [
+        ({}, "404 no such path"),
+        ({"/api/acl-mode": {"acl_mode": "open"}}, "its mode 'open' is not known here"),
+        ({"/api/acl-mode": [1]}, "the answer at /api/acl-mode cannot be read: "),
+        (
+            {"/api/acl-mode": {"acl_mode": "none"}, f"/api/permissions/{A}": {"permission": "all"}},
+            "the level 'all' is not known here",
+        ),
+    ],
+)
+def test_what_a_relay_tells_otherwise(acl: Acl, relay: FakeManaged, told: dict[str, object], text: str) -> None:
+    relay.told |= told
+    done = acl("show", A)
+    assert (done.returncode, done.stdout, len(said(done))) == (1, b"", 1)
+    assert said(done)[0].startswith(f"orly: {relay.url}: {text}")
 
 
 @pytest.mark.parametrize(

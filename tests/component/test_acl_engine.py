@@ -812,6 +812,7 @@ async def test_offences_block_an_address(tmp_path: Path, caplog: pytest.LogCaptu
         assert entry == Entry(
             reason=f"over the daily limit (offence 1), last with key {KEYS[ANYBODY]}",
             added_s=NOW_S,
+            by="limits",
             until_s=NOW_S + 2 * HOUR_S,
         )
         await over(world, OTHER)

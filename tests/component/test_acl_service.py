@@ -292,7 +292,7 @@ async def test_kinds(tmp_path: Path) -> None:
         assert await allowed() == [1, 7, 40_000]
         await stub.DisallowKind(lists_pb2.KindRequest(kind=7))
         assert await allowed() == [1, 40_000]
-        assert world.lists.kinds[ListName.DISALLOWED_KINDS] == set()
+        assert world.lists.kinds[ListName.DISALLOWED_KINDS] == {7}
         assert await invalid(stub.AllowKind(lists_pb2.KindRequest(kind=-1))) == (
             "a kind is a number from 0 to 65535, not -1"
         )

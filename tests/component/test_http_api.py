@@ -448,6 +448,15 @@ async def test_owners_and_admins_import(tmp_path: Path) -> None:
 
 
 @async_test
+async def test_an_import_does_not_break_the_configuration(tmp_path: Path) -> None:
+    async with api_world(tmp_path, own_rules(Mode.CURATING)) as world:
+        bad = make_event(ADMIN, 30_078, tags=[("d", "curating-config"), ("daily_limit", "2o")])
+        told = (await import_(world, lines_of(bad))).json
+        problem = "line 1: daily_limit must be a whole number, not '2o'"
+        assert (told["stored"], told["refused"], told["first_problems"]) == (0, 1, [problem])
+
+
+@async_test
 async def test_a_wrong_hash_stores_nothing(tmp_path: Path) -> None:
     async with api_world(tmp_path) as world:
         body = lines_of(make_event(STRANGER))
@@ -580,9 +589,9 @@ async def test_moves_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture
         await world.signed(OWNER, "GET", "/api/export")
         await world.signed(STRANGER, "GET", "/api/export")
     assert [record.getMessage() for record in caplog.records if record.name == "orly.relay.api"] == [
-        f"import by={KEYS[OWNER]} from=192.0.2.7 stored=1 known=0 refused=0 unreadable=1",
-        f"export by={KEYS[OWNER]} from=192.0.2.7 authors=all",
-        f"export by={KEYS[STRANGER]} from=192.0.2.7 authors=1",
+        f"audit: import by={KEYS[OWNER]} from=192.0.2.7 stored=1 known=0 refused=0 unreadable=1",
+        f"audit: export by={KEYS[OWNER]} from=192.0.2.7 authors=all",
+        f"audit: export by={KEYS[STRANGER]} from=192.0.2.7 authors=1",
     ]
 
 

@@ -127,6 +127,18 @@ def test_a_backup_is_restored_whatever_its_age_and_whoever_may_publish(tmp_path:
     assert stored(tmp_path / "data") == {event.raw for event in events}
 
 
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    good, bad = (
+        make_event(kind=30_078, created_at=NOW_S + n, tags=[["d", "curating-config"], ["daily_limit", limit]])
+        for n, limit in enumerate(("20", "2o"))
+    )
+    variables = {"ORLY_ACL_MODE": "curating", "ORLY_OWNERS": KEYS[0]}
+    done = run("import", data_dir=tmp_path / "data", stdin=good.raw + b"\n" + bad.raw, variables=variables)
+    assert done.returncode == 1
+    assert "line 2: daily_limit must be a whole number, not '2o'\n" in done.stderr.decode()
+    assert stored(tmp_path / "data") == {good.raw}
+
+
 def test_other_limits_apply(tmp_path: Path) -> None:
     padding = 2048 - len(make_event().raw)
     fits, exceeds = make_event(content="x" * padding), make_event(content="x" * (padding + 1))

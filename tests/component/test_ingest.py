@@ -20,6 +20,7 @@ from orly.acl.board import Board
 from orly.intake.policy import WritePolicy
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
+from orly.nostr.reason import Refusal
 from orly.relay import ingest as ingest_module
 from orly.relay.ingest import BATCH_EVENTS, MAX_SAVES, Ingest
 from orly.relay.session import FEW_UNANSWERED_EVENTS, MAX_UNANSWERED_EVENTS, MESSAGES_PER_TURN
@@ -43,8 +44,8 @@ class Publisher:
         self.answers: list[list[Any]] = []
         self.submitted: list[str] = []
 
-    def may_publish(self) -> bool:
-        return True
+    def refuse_event(self) -> Refusal | None:
+        return None
 
     def answered(self, payloads: Sequence[bytes], count: int) -> None:
         assert len(payloads) == count

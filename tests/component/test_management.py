@@ -197,7 +197,7 @@ async def test_kinds(tmp_path: Path) -> None:
         assert await world.call("allowkind", 1) is True
         assert await world.call("listallowedkinds") == [1, 7]
         await world.call("disallowkind", 7)
-        assert (await world.call("listallowedkinds"), await world.call("listdisallowedkinds")) == ([1], [4])
+        assert (await world.call("listallowedkinds"), await world.call("listdisallowedkinds")) == ([1], [4, 7])
 
 
 @async_test
@@ -397,7 +397,28 @@ async def test_the_configuration(tmp_path: Path) -> None:
             "categories": ["social"],
             "custom_kinds": [1, 30_078],
             "kind_ranges": ["5-9"],
+            "problems": [],
         }
+
+
+@async_test
+async def test_configurations_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    def config(key: int, age_s: int, limit: str) -> EncodedEvent:
+        return make_event(key, 30_078, NOW_S - age_s, [("d", "curating-config"), ("daily_limit", limit)])
+
+    older, bad, other = config(ADMIN, 3, "-1"), config(OWNER, 2, "2o"), config(STRANGER, 1, "3o")
+    async with api_world(tmp_path, own_rules(Mode.CURATING)) as world:
+        await world.store.save([older, bad, other])
+        told = await world.call("getcuratingconfig")
+        assert (told["is_configured"], told["problems"]) == (
+            False,
+            [
+                f"event {bad.event.id} of {KEYS[OWNER]}: daily_limit must be a whole number, not '2o'",
+                f"event {older.event.id} of {KEYS[ADMIN]}: daily_limit must be a whole number, not '-1'",
+            ],
+        )
+        await world.store.save([config(ADMIN, 1, "9")])
+        assert (await world.call("getcuratingconfig"))["problems"] == []
 
 
 @async_test

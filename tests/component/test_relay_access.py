@@ -204,6 +204,19 @@ async def test_curating_from_nothing_to_limits(relay: TestedRelay) -> None:
 
 
 @on_access(acl_mode="curating")
+async def test_a_configuration_that_cannot_be_read_does_not_replace_one(relay: TestedRelay) -> None:
+    async with relay.client() as client:
+        await client.accept(config(daily_limit="20"))
+        await settled(relay, lambda lists: lists.curating is not None)
+        for key in (OWNER, ADMIN):
+            bad = config(key, at=NOW_S + 1, daily_limit="2o")
+            assert await client.refusal(bad) == "invalid: daily_limit must be a whole number, not '2o'"
+        await client.accept(make_event(STRANGER), config(STRANGER, daily_limit="2o"))
+        await client.accept(config(at=NOW_S + 1, daily_limit="30"))
+        await settled(relay, lambda lists: lists.curating is not None and lists.curating.daily_limit == 30)
+
+
+@on_access(acl_mode="curating")
 async def test_refused_and_known_events_cost_nothing_of_the_day(relay: TestedRelay) -> None:
     note = make_event(STRANGER)
     forged = note.raw.replace(note.event.sig.encode(), make_event(OWNER).event.sig.encode())
@@ -367,7 +380,8 @@ async def test_rates_of_an_address(relay: TestedRelay) -> None:
     neighbour = {"X-Forwarded-For": "2001:db8::ffff"}
     async with relay.client(from_there) as client, relay.client(neighbour) as other, relay.client() as elsewhere:
         await client.accept(*(make_event(STRANGER, content=str(n)) for n in range(3)))
-        assert (await other.refusal(make_event(OTHER))).startswith("rate-limited: ")
+        reason = "rate-limited: too many events from your address, slow down"
+        assert await other.refusal(make_event(OTHER)) == reason
         await elsewhere.accept(make_event(OTHER))
         for sub_id in ("1", "2", "3"):
             await client.request(sub_id, {"limit": 0})

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from tests.component.async_test import async_test
 from tests.component.fake_peer import FakeRelay, scripted_peer
+from tests.component.orly_child import run
 from tests.component.relay_client import NostrClient
 from tests.component.sync_side import notes, side
 from tests.factory import KEYS, make_event
@@ -76,17 +77,28 @@ def test_what_a_plugin_decides_holds(plugin: Path) -> None:
 
 
 @pytest.mark.parametrize(("choice", "accepted"), [("refuse", False), ("accept", True)])
-def test_a_plugin_that_is_not_there(choice: str, accepted: bool) -> None:
+def test_a_plugin_that_does_not_come_up(choice: str, accepted: bool) -> None:
     async def main(url: str) -> None:
         async with connect(url) as socket:
             (ok,) = await NostrClient(socket).publish(make_event())
             assert ok[2] is accepted
             assert accepted or ok[3] == "error: the write policy cannot be asked"
 
-    given = {"ORLY_WRITE_PLUGIN": "/nonexistent/policy", "ORLY_WRITE_PLUGIN_TIMEOUT": "500ms"}
+    given = {"ORLY_WRITE_PLUGIN": "sh -c 'exit 3'", "ORLY_WRITE_PLUGIN_TIMEOUT": "500ms"}
     with running_relay(**given, ORLY_WRITE_PLUGIN_ON_FAILURE=choice) as relay:
         run_async(main(relay.url))
-        assert "/nonexistent/policy" in relay.logs()
+        assert "`sh -c 'exit 3'` left with exit status 3" in relay.logs()
+
+
+def test_a_plugin_that_cannot_be_run_is_a_wrong_setting(tmp_path: Path) -> None:
+    for command, why in (
+        ("/nonexistent/policy", "No such file or directory"),
+        (str(tmp_path), "is not a file"),
+        ("no-such-policy --verbose", "there is no program no-such-policy on PATH"),
+    ):
+        done = run(data_dir=tmp_path / "data", variables={"ORLY_WRITE_PLUGIN": command})
+        assert (done.returncode, (tmp_path / "data").exists()) == (78, False)
+        assert f"orly: ORLY_WRITE_PLUGIN={command}: {why}\n" in done.stderr.decode()
 
 
 def test_who_has_authenticated_is_told(plugin: Path) -> None:

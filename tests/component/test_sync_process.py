@@ -125,6 +125,13 @@ def test_all_wrong_settings_are_listed_and_nothing_is_opened(tmp_path: Path) -> 
     assert not (tmp_path / "data").exists()
 
 
+def test_a_write_plugin_that_cannot_be_run_is_a_wrong_setting(tmp_path: Path) -> None:
+    done = run_sync(tmp_path, ORLY_WRITE_PLUGIN="/nonexistent/policy")
+    assert done.returncode == 78
+    assert "orly-sync-negentropy: ORLY_WRITE_PLUGIN=/nonexistent/policy: No such file or directory\n" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_store_that_never_comes_is_named(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     done = run_sync(

@@ -40,6 +40,17 @@ async def test_a_whitelist_for_strfry() -> None:
 
 
 @async_test
+async def test_the_plugin_of_the_docs(tmp_path: Path) -> None:
+    path = tmp_path / "policy.py"
+    _, _, example = (Path(__file__).parents[2] / "docs" / "access.md").read_text().partition("```python\n")
+    path.write_text(example.partition("```")[0])
+    path.chmod(0o755)
+    async with plugin(path) as policy:
+        judgements = await judge(policy, fake_event(content="news"), fake_event(content="CASINO!"))
+        assert judgements == ["accepted", "blocked: no advertisements"]
+
+
+@async_test
 async def test_a_plugin_in_shell() -> None:
     async with plugin(PLUGINS / "spam.sh") as spam:
         events = [fake_event(content=content) for content in ("ham", 'spam "event":{"id":"00"', "eggs")]

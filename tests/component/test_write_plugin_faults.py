@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,9 @@ from tests.component.plugin_world import (
 from tests.factory import fake_event
 from tests.wsclient import until
 
-from orly.intake.plugin import OnFailure
-from orly.intake.plugin_process import MAX_ANSWER_BYTES, PluginProcess
+from orly.intake import plugin as plugin_module
+from orly.intake.plugin import MAX_JUNK_BYTES, MAX_JUNK_LINES, OnFailure
+from orly.intake.plugin_process import LINES_PER_TURN, MAX_ANSWER_BYTES, PluginProcess
 
 SHORT_S = 0.5
 """A time that is to run out."""
@@ -162,6 +164,70 @@ async def test_junk_is_counted_while_it_is_not_logged(tmp_path: Path, caplog: py
     ]
 
 
+@pytest.mark.parametrize("is_asked", [False, True])
+@async_test
+async def test_one_that_floods_is_started_ever_more_rarely(is_asked: bool, caplog: pytest.LogCaptureFixture) -> None:
+    async with plugin("yes") as policy:
+        policy.start()
+        if is_asked:
+            assert await judge(policy, told()) == [FAILED]
+        await until(lambda: "started again in 0.4 s" in caplog.text, "the third end")
+    first = caplog.messages[1]
+    assert re.search(
+        "`yes` wrote 1001 lines in a row, 2002 bytes, that answer nothing it was asked; [01] events", first
+    )
+    assert re.findall(r"started again in (\S+) s", caplog.text)[:3] == ["0.1", "0.2", "0.4"]
+
+
+@async_test
+async def test_as_much_junk_as_is_borne(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    most, unknown = ["out x"] * (MAX_JUNK_LINES - 1), f'out {{"id":"{"00" * 32}","action":"accept"}}'
+    async with plugin(Puppet(tmp_path).command) as policy:
+        for _ in range(2):
+            assert await judge(policy, told(*most, unknown, "accept")) == ["accepted"], "an answer ends the row"
+        assert await judge(policy, told(*most, unknown, "out ", "accept")) == [FAILED]
+    assert "wrote 1001 lines in a row" in caplog.text
+
+
+@async_test
+async def test_who_may_have_more_in_flight_may_say_more(tmp_path: Path) -> None:
+    async with plugin(Puppet(tmp_path).command, max_in_flight=200) as policy:
+        assert await judge(policy, told(*["out x"] * 2000, "accept")) == ["accepted"]
+        assert await judge(policy, told(*["out x"] * 2001, "accept")) == [FAILED]
+
+
+@async_test
+async def test_junk_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    assert MAX_JUNK_BYTES == 1024 * 1024
+    monkeypatch.setattr(plugin_module, "MAX_JUNK_BYTES", 1000)
+    async with plugin(Puppet(tmp_path).command) as policy:
+        assert await judge(policy, told(f"out {'x' * 499}", f"out {'x' * 499}", "accept")) == ["accepted"]
+        assert await judge(policy, told(f"out {'x' * 499}", f"out {'x' * 500}", "accept")) == [FAILED]
+    assert "wrote 2 lines in a row, 1001 bytes, " in caplog.text
+
+
+@async_test
+async def test_many_lines_are_taken_some_at_a_time_and_all_before_the_end() -> None:
+    loop, pieces, by_turn = asyncio.get_running_loop(), list[list[bytes]](), Counter[int]()
+    counting: list[asyncio.Handle] = []
+
+    def count() -> None:
+        counting.append(loop.call_soon(count))
+
+    def take(lines: list[bytes]) -> None:
+        pieces.append(lines)
+        by_turn[len(counting)] += 1
+
+    count()
+    child = await PluginProcess.start("seq 50000", on_lines=take, on_writable=lambda: None)
+    assert await child.over == "left with exit status 0"
+    await child.end(grace_s=0)
+    counting[-1].cancel()
+    assert [int(line) for piece in pieces for line in piece] == list(range(1, 50_001))
+    assert max(map(len, pieces)) == LINES_PER_TURN
+    assert max(by_turn.values()) <= 2, "the loop goes round: a turn, and what has just been read"
+
+
 @pytest.mark.parametrize("end", ["", "accept"])
 @async_test
 async def test_an_endless_line_is_a_fault(end: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -215,8 +281,8 @@ async def test_answers_that_nobody_waits_for_are_ignored(tmp_path: Path, caplog:
         assert await judge(policy, told(*unknown, "accept", "accept")) == ["accepted"]
         assert await judge(policy, told()) == ["accepted"]
         assert len(puppet.pids) == 1
-    assert [record.levelno for record in caplog.records[1:]] == [logging.DEBUG] * 3
-    assert other in caplog.messages[1]
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG, logging.DEBUG, logging.INFO, logging.DEBUG]
+    assert other in caplog.messages[0]
 
 
 @pytest.mark.parametrize("command", ["/no/such/policy", "/no/such/policy --verbose", "no-such-policy", "/dev/null"])
@@ -226,6 +292,23 @@ async def test_a_command_that_cannot_be_run_is_named(command: str, caplog: pytes
         assert await judge(policy, told()) == [FAILED]
         awaited = f"the write policy `{command}` cannot be run (exit status 12"
         await until(lambda: awaited in caplog.text, "the record")
+
+
+@async_test
+async def test_one_that_ends_at_once_was_not_started(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orly")
+    async with plugin("/no/such/policy") as policy:
+        policy.start()
+        await until(lambda: "started again in 0.2 s" in caplog.text, "the second end")
+    assert "was started" not in caplog.text
+
+
+@async_test
+async def test_one_that_is_not_asked_has_started_when_it_stays(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orly")
+    async with plugin("exec sleep 1000") as policy:
+        policy.start()
+        await until(lambda: caplog.messages == ["the write policy `exec sleep 1000` was started"], "the record")
 
 
 @async_test

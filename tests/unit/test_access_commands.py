@@ -187,8 +187,10 @@ def test_the_length_of_what_the_relay_says_of_itself() -> None:
         ([DisallowKind(1), DisallowKind(7)], set(), {1, 7}),
         ([DisallowKind(1), AllowKind(1)], set(), set()),
         ([AllowKind(1), DisallowKind(1)], set(), {1}),
-        ([AllowKind(1), AllowKind(7), DisallowKind(1)], {7}, set()),
-        ([AllowKind(1), DisallowKind(7)], {1}, set()),
+        ([AllowKind(1), AllowKind(7), DisallowKind(1)], {7}, {1}),
+        ([AllowKind(1), AllowKind(7), DisallowKind(1), DisallowKind(7)], set(), {1, 7}),
+        ([AllowKind(1), DisallowKind(7)], {1}, {7}),
+        ([AllowKind(1), DisallowKind(7), AllowKind(7)], {1, 7}, set()),
         ([DisallowKind(7), AllowKind(1)], {1}, {7}),
         ([DisallowKind(7), AllowKind(1), AllowKind(7)], {1, 7}, set()),
         ([DisallowKind(7), AllowKind(1), DisallowKind(1)], set(), {1, 7}),
@@ -334,8 +336,7 @@ class Model:
                 self.put(ListName.ALLOWED_KINDS, kind, "")
             case DisallowKind(kind=kind):
                 self.drop(ListName.ALLOWED_KINDS, kind)
-                if self.takes(kind) or self.has(ListName.DISALLOWED_KINDS, kind):
-                    self.put(ListName.DISALLOWED_KINDS, kind, "")
+                self.put(ListName.DISALLOWED_KINDS, kind, "")
             case BlockAddress(address=address, reason=reason):
                 self.put(ListName.BLOCKED_IPS, address.removeprefix("::ffff:"), reason)
             case UnblockAddress(address=address):

@@ -242,6 +242,7 @@ def test_what_a_list_tells_of_a_member() -> None:
         member=KEY.hex(), added_s=5, by="operator", reason="r"
     )
     assert row_of(ListName.PEER_PUBKEYS, Listed(KEY, Entry())) == Row(member=KEY.hex())
+    assert row_of(ListName.BLOCKED_IPS, Listed(ADDRESS, Entry(by="limits"))) == Row(member=ADDRESS, by="limits")
     assert row_of(ListName.ALLOWED_KINDS, Listed(7, Entry(by="ff"))) == Row(member=7, by="ff")
 
 
@@ -280,7 +281,7 @@ def found(*changes: Change, key: bytes = KEY, address: str = "", mode: Mode = Mo
     entries: dict[tuple[ListName, Member], Entry] = {
         (ListName.BANNED_PUBKEYS, KEY): Entry(reason="bad\nmanners", added_s=1_700_000_000, by="ee" * 32),
         (ListName.TRUSTED_PUBKEYS, KEY): Entry(added_s=1_700_000_000),
-        (ListName.BLOCKED_IPS, ADDRESS): Entry(reason="r", added_s=1_700_000_000, until_s=1_700_003_600),
+        (ListName.BLOCKED_IPS, ADDRESS): Entry(reason="r", added_s=1_700_000_000, by="limits", until_s=1_700_003_600),
     }
     return asyncio.run(find(Lists(snapshot, entries), key, address))
 
@@ -416,7 +417,7 @@ NOT = "Its notes (kind 1) are not taken: "
             "write",
             [
                 "It is on no list.",
-                f"The address {ADDRESS} is blocked until 2023-11-14T23:13:20Z, {SINCE}, by an operator: r.",
+                f"The address {ADDRESS} is blocked until 2023-11-14T23:13:20Z, {SINCE}, by limits: r.",
                 f"{NOT}blocked: your address is blocked on this relay.",
                 "It is told nothing: blocked: your address is blocked on this relay.",
             ],
@@ -428,7 +429,7 @@ NOT = "Its notes (kind 1) are not taken: "
             [
                 "It is an owner's key, by ORLY_OWNERS.",
                 "It is on banned-pubkeys, by an operator, without a reason; that has no effect on owners and admins.",
-                f"The address {ADDRESS} is blocked until 2023-11-14T23:13:20Z, {SINCE}, by an operator: r; "
+                f"The address {ADDRESS} is blocked until 2023-11-14T23:13:20Z, {SINCE}, by limits: r; "
                 "that has no effect on owners and admins.",
                 TAKEN,
                 "It may read, also what is hidden from others.",

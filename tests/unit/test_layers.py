@@ -156,7 +156,13 @@ RULES = (
     Rule(
         who="orly.intake*",
         banned=("orly",),
-        but=("orly.intake", "orly.nostr", "orly.settings", "orly.store.base"),
+        but=(
+            "orly.intake",
+            "orly.nostr",
+            "orly.settings",
+            "orly.store.base",
+            "orly.access.curating",  # what a configuration must look like, whoever may publish it
+        ),
         why="every door has the same lock, so the lock knows no door",
     ),
     Rule(

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from tests.factory import FAKE_SIG, KEYS, NOW_S, event_fields, fake_event, mined_event, vanish_event
+from tests.settings_environment import load_with
 
-from orly.intake.policy import WritePolicy
+from orly.intake.policy import WritePolicy, policy_from_settings
 from orly.nostr.event import EncodedEvent
 from orly.nostr.reason import Prefix, Refusal
 
@@ -172,3 +173,23 @@ def test_repost_of_anything_else_passes(content: str) -> None:
 def test_signature_is_not_this_policys_concern() -> None:
     assert fake_event().event.sig == FAKE_SIG
     assert check(fake_event()) is None
+
+
+def test_configurations_of_those_who_curate_must_be_readable() -> None:
+    def config(limit: str, key: int = 0) -> EncodedEvent:
+        return fake_event(key, kind=30_078, tags=[("d", "curating-config"), ("daily_limit", limit)])
+
+    curators = frozenset({KEYS[0]})
+    assert refused(config("2o"), curators=curators) == (
+        Prefix.INVALID,
+        "daily_limit must be a whole number, not '2o'",
+    )
+    for event in (config("20"), config("2o", key=1), fake_event(kind=30_078, tags=[("daily_limit", "2o")])):
+        assert check(event, curators=curators) is None
+    assert check(config("2o")) is None
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("curating", {KEYS[0], KEYS[1]}), ("managed", set())])
+def test_who_curates_is_an_owner_or_admin_in_that_mode(mode: str, expected: set[str]) -> None:
+    given = {"ORLY_ACL_MODE": mode, "ORLY_OWNERS": KEYS[0], "ORLY_ADMINS": KEYS[1]}
+    assert policy_from_settings(load_with(**given).settings).curators == expected

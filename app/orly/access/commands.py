@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         reason: Why it is there, in words of whoever put it there.
         added_s: When, Unix time.
-        by: The key (hex) that put it there; empty if an operator of this machine did.
+        by: The key (hex) that put it there; `limits` for a block by a daily limit, empty if an operator did.
         pubkey: For an event, its author (hex), if that was said.
         until_s: For an address, when it is no longer blocked, Unix time; 0 = never.
     """
@@ -95,7 +95,7 @@ class AllowKind(msgspec.Struct, frozen=True, tag=True):
 
 
 class DisallowKind(msgspec.Struct, frozen=True, tag=True):
-    """Take a kind no longer."""
+    """Take a kind no longer: off the allowed ones, to the disallowed ones."""
 
     kind: int
 
@@ -316,11 +316,9 @@ def _allow_kind(snapshot: Snapshot, kind: int, entry: Entry) -> Iterator[Edit]:
 
 
 def _disallow_kind(snapshot: Snapshot, kind: int, entry: Entry) -> Iterator[Edit]:
-    allowed = snapshot.kinds[ListName.ALLOWED_KINDS]
-    if kind in allowed:
+    if kind in snapshot.kinds[ListName.ALLOWED_KINDS]:
         yield Edit(ListName.ALLOWED_KINDS, kind, None)
-    if allowed <= {kind}:  # nothing but this keeps it out
-        yield Edit(ListName.DISALLOWED_KINDS, kind, entry)
+    yield Edit(ListName.DISALLOWED_KINDS, kind, entry)  # keeps it out when the last allowed kind goes
 
 
 def applies_in(mode: Mode, name: ListName) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 
 from orly.nostr.event import Event
 from orly.nostr.kinds import MAX_KIND
+from orly.nostr.reason import Prefix, Refusal
 from orly.nostr.tags import d_value, values
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "CuratingConfigError",
     "is_config",
     "parse_config",
+    "refuse_config",
 ]
 
 CONFIG_KIND: Final = 30_078
@@ -112,6 +114,20 @@ def parse_config(event: Event) -> CuratingConfig:
     if any(tag[0] in _CONFIG_TAGS for tag in event.tags):
         return _from_tags(event)
     return _from_content(event.content)
+
+
+def refuse_config(event: Event) -> Refusal | None:
+    """Why an event of an owner or admin must not replace the configuration; None if it may, or is none.
+
+    It would take the place of the one before in the store, and the relay would have none that it can read.
+    """
+    if not is_config(event):
+        return None
+    try:
+        parse_config(event)
+    except CuratingConfigError as error:
+        return Refusal(Prefix.INVALID, str(error))
+    return None
 
 
 def _from_tags(event: Event) -> CuratingConfig:

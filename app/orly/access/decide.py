@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from orly.access.addresses import network_of
+from orly.access.curating import refuse_config
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import ListName, Snapshot
 from orly.nostr.event import EncodedEvent
@@ -185,7 +186,7 @@ def refuse_write(snapshot: Snapshot, event: EncodedEvent, standing: Standing) ->
             return refusal
     rules, author = snapshot.rules, event.pubkey
     if author in rules.owners or author in rules.admins:
-        return None
+        return refuse_config(event.event) if rules.mode is Mode.CURATING else None
     if snapshot.banned_pubkeys.size and author in snapshot.banned_pubkeys:
         return _AUTHOR_BANNED
     if rules.mode is Mode.NONE:

@@ -144,7 +144,7 @@ class Limits:
             if block_s
         ]
         if blocks:
-            await self._lists.change(blocks, by="", told_as=LIMITS)
+            await self._lists.change(blocks, by=LIMITS)
         for address, (count, _) in offences.items():
             self._unsaved_offences[address] = str(count).encode()
             self._remember(address, count)

@@ -37,7 +37,10 @@ MAX_LISTED_BYTES: Final = 16 * MIB
 """What is known of the members in one page; a page ends with the one, of a few MiB, that goes beyond."""
 
 LIMITS: Final = "limits"
-"""Whom the audit names for a block that nobody asked for, and for the end of one that had a time."""
+"""By whom a block is that nobody asked for, and the end of one that had a time."""
+
+OPERATOR: Final = "operator"
+"""Whom the audit names where there is no key."""
 
 MAX_TOLD: Final = 20
 """Commands of one call that have a line of their own in the log."""
@@ -103,11 +106,11 @@ class Lists:
 
     # Changing
 
-    async def change(self, commands: Sequence[Command], *, by: str, told_as: str = "operator") -> None:
-        """See `AccessControl`; `told_as` is whom the audit names where there is no key."""
+    async def change(self, commands: Sequence[Command], *, by: str) -> None:
+        """See `AccessControl`; `by` may be `LIMITS` as well."""
         if len(commands) > MAX_COMMANDS:
             raise CommandError(f"{len(commands)} commands are more than the {MAX_COMMANDS} that are taken at once")
-        hides = await self._whole(self._change(lambda: commands, by, told_as))
+        hides = await self._whole(self._change(lambda: commands, by))
         if hides and not await self._hider.settled(HIDE_WAIT_S):
             log.info("hiding or showing what was banned or unbanned goes on")
 
@@ -120,7 +123,7 @@ class Lists:
         for _ in range(0, len(self.blocked_until_s), MAX_COMMANDS):
             if not self._ended():
                 return
-            await self._whole(self._change(self._ended, "", LIMITS))
+            await self._whole(self._change(self._ended, LIMITS))
 
     def _ended(self) -> Sequence[Command]:
         now_s = self._now_s()
@@ -134,7 +137,7 @@ class Lists:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
-    async def _change(self, commands: Callable[[], Sequence[Command]], by: str, told_as: str) -> bool:
+    async def _change(self, commands: Callable[[], Sequence[Command]], by: str) -> bool:
         """Whether something is to be hidden, or shown again."""
         async with self._changing:
             planned = commands()
@@ -154,9 +157,9 @@ class Lists:
                 if isinstance(edit.member, str):
                     self._note_block(edit.member, edit.entry)
         for command in planned[:MAX_TOLD]:
-            log.info("audit: by=%s %s", by or told_as, describe(command))
+            log.info("audit: by=%s %s", by or OPERATOR, describe(command))
         if len(planned) > MAX_TOLD:
-            log.info("audit: by=%s and %d more of the kind", by or told_as, len(planned) - MAX_TOLD)
+            log.info("audit: by=%s and %d more of the kind", by or OPERATOR, len(planned) - MAX_TOLD)
         return self._hide(edits)
 
     def _note_block(self, address: str, entry: Entry | None) -> None:

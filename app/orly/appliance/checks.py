@@ -4,7 +4,6 @@ import errno
 import ipaddress
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,6 +13,7 @@ from typing import Final
 from orly.appliance.planning import executable
 from orly.appliance.render import unusable_path
 from orly.process.exit_codes import ExitCode
+from orly.process.runnable import plugin_problem, why_not_executable
 from orly.services import ACL, Service, enabled
 from orly.settings import ENV_NAMES, Settings
 from orly.settings_access import acl_server
@@ -42,6 +42,7 @@ def find_problems(settings: Settings) -> list[Problem]:
     return [
         *_access(settings),
         *_executables(settings),
+        *_plugin(settings),
         *_directory("data", settings.data_dir),
         *([] if settings.run_dir is None else _directory("run", settings.run_dir)),
         *_credentials(settings),
@@ -87,18 +88,13 @@ def _executables(settings: Settings) -> Iterator[Problem]:
         path = executable(service, settings)
         is_named = bool(service.binary_attr) and getattr(settings, service.binary_attr) is not None
         what = f"{ENV_NAMES[service.binary_attr]}={path}" if is_named else f"{service.name} at {path}"
-        if (why := unusable_path(path) or _why_not_executable(path)) is not None:
+        if (why := unusable_path(path) or why_not_executable(path)) is not None:
             yield Problem(code=ExitCode.SETTINGS, text=f"{what}: {why}")
 
 
-def _why_not_executable(path: str) -> str | None:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        return error.strerror or str(error)
-    if not stat.S_ISREG(mode):
-        return "is not a file"
-    return None if os.access(path, os.X_OK) else "is not executable"
+def _plugin(settings: Settings) -> Iterator[Problem]:
+    if (text := plugin_problem(settings)) is not None:
+        yield Problem(code=ExitCode.SETTINGS, text=text)
 
 
 def _directory(name: str, path: Path) -> Iterator[Problem]:

@@ -1,9 +1,9 @@
 """The commands of `orly acl` that change a list: page by page, each of which is done whole or not at all."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,7 +23,10 @@ from orly.process.exit_codes import ExitCode
 from orly.process.stop_signals import on_stop
 from orly.process.streams import tell
 
-__all__ = ["Changer", "ListChanger", "RelayChanger", "change_all"]
+__all__ = ["Changer", "ListChanger", "RelayChanger", "change_all", "taken_kinds"]
+
+_SHOWN_KINDS: Final = 50
+"""Of those on a list; the rest is only counted."""
 
 _Given = tuple[Member, str]
 """A member, and why it is changed."""
@@ -178,3 +181,17 @@ def _summary(action: Action, changed: Changed) -> str:
     before = changed.done - new
     was = "was" if before == 1 else "were"
     return f"{new} {action.done}" + (f", {before} {was} so before" if before else "")
+
+
+def taken_kinds(allowed: Collection[int], disallowed: Collection[int]) -> str:
+    """What the two lists of kinds come to."""
+    if taken := set(allowed) - set(disallowed):
+        return (
+            f"only {'kind' if len(taken) == 1 else 'kinds'} {_some(taken)} {'is' if len(taken) == 1 else 'are'} taken"
+        )
+    return f"all kinds are taken but {_some(disallowed)}" if disallowed else "all kinds are taken"
+
+
+def _some(kinds: Collection[int]) -> str:
+    shown = ", ".join(map(str, sorted(kinds)[:_SHOWN_KINDS]))
+    return f"{shown} and {len(kinds) - _SHOWN_KINDS} more" if len(kinds) > _SHOWN_KINDS else shown

@@ -88,7 +88,13 @@ def add_acl(app: typer.Typer, load: Callable[[], Loaded], finish: Callable[[Exit
     _plain(group, run, "unspam", "EVENT_ID", "Mark events as spam no longer.")
     _add_block(group, run)
     _plain(group, run, "unblock-ip", "ADDRESS", "Block addresses no longer.")
-    _plain(group, run, "allow-kind", "KIND", "Take kinds; once one is allowed, only such.")
+    _plain(
+        group,
+        run,
+        "allow-kind",
+        "KIND",
+        "Take kinds; once one is allowed, only such. One that was disallowed is just let in again.",
+    )
     _plain(group, run, "disallow-kind", "KIND", "Take kinds no longer.")
     app.add_typer(group)
 
@@ -107,7 +113,8 @@ def _add_list(group: typer.Typer, run: _Run) -> None:
     ) -> None:
         """Show the members of a list, each with when it was added, by whom and why, between tabs.
 
-        Without LIST: the mode, and how many owners, admins and members of each list there are that counts in it.
+        Without LIST: the mode, and how many owners, admins and members of each list there are that counts in it. With
+        --url it is not told how many owners and admins there are, and LIST is one that NIP-86 can list.
         """
         where = Where(server=server, url=url, auth_key_file=auth_key_file)
         run(ListOptions(name=name, as_json=as_json, where=where))
@@ -129,7 +136,8 @@ def _add_show(group: typer.Typer, run: _Run) -> None:
     ) -> None:
         """Show what a key may do, on which lists it is, and what becomes of what it writes and asks.
 
-        By the lists and settings alone: the limits on rates and the write plugin are not asked.
+        By the lists and settings alone: the limits on rates and the write plugin are not asked. With --url: its level,
+        and on which lists it is; what becomes of what it writes, a relay does not tell.
         """
         where = Where(server=server, url=url, auth_key_file=auth_key_file)
         run(ShowOptions(key=key, address=address, as_json=as_json, where=where))
@@ -218,7 +226,9 @@ def _add_block(group: typer.Typer, run: _Run) -> None:
         *,
         duration: Annotated[
             str | None,
-            typer.Option("--for", metavar="TIME", help="How long: 30m, 1h30m; else for good.", show_default=False),
+            typer.Option(
+                "--for", metavar="TIME", help="How long: 30m, 1h30m; else for good. Not with --url.", show_default=False
+            ),
         ] = None,
         reason: _Reason = None,
         file: _File = None,

@@ -7,12 +7,16 @@ from typing import Final
 
 from orly import clock
 from orly.access.commands import applies_in
+from orly.access.levels import Mode
 from orly.access.snapshot import KEY_LISTS, KIND_LISTS, ListName, Rules, Snapshot
 from orly.cli.acl_places import Reading, lists_of
 from orly.cli.acl_rows import UNKNOWN, Row, as_json, as_text, row_of
 from orly.cli.files import opened_output
 
-__all__ = ["rows_of", "write_overview", "write_rows"]
+__all__ = ["rows_of", "write_overview", "write_overview_there", "write_rows"]
+
+_Head = Mapping[str, str | int | None]
+"""Mode, owners and admins; None = not known."""
 
 _STDOUT: Final = Path("-")
 _PAGE: Final = 10_000
@@ -55,18 +59,26 @@ def write_overview(access: Reading, *, in_json: bool, knows_peers: bool) -> None
         FileError: It cannot be written.
     """
     snapshot = lists_of(access)
+    sizes = {name: _size(snapshot, name) for name in ListName}
+    if not knows_peers:
+        del sizes[ListName.PEER_PUBKEYS]
+    _write(_head(snapshot.rules), snapshot.rules.mode, sizes, in_json=in_json)
+
+
+def write_overview_there(mode: Mode, sizes: Mapping[ListName, int], *, in_json: bool) -> None:
+    """The same as far as a relay tells it over HTTP.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    _write({"mode": mode.value, "owners": None, "admins": None}, mode, sizes, in_json=in_json)
+
+
+def _write(head: _Head, mode: Mode, sizes: Mapping[ListName, int], *, in_json: bool) -> None:
+    """Write how many members each list has that counts; those without a size are not known."""
+    counting = {name: sizes.get(name) for name in ListName if applies_in(mode, name)}
     with opened_output(_STDOUT) as stream:
-        sizes = _sizes(snapshot, knows_peers=knows_peers)
-        stream.writelines(_json_lines(snapshot.rules, sizes) if in_json else _lines(snapshot.rules, sizes))
-
-
-def _sizes(snapshot: Snapshot, *, knows_peers: bool) -> dict[ListName, int | None]:
-    """How many members each list has that counts; None = not known."""
-    return {
-        name: None if name is ListName.PEER_PUBKEYS and not knows_peers else _size(snapshot, name)
-        for name in ListName
-        if applies_in(snapshot.rules.mode, name)
-    }
+        stream.writelines(_json_lines(head, counting) if in_json else _lines(head, counting))
 
 
 def _size(snapshot: Snapshot, name: ListName) -> int:
@@ -75,17 +87,17 @@ def _size(snapshot: Snapshot, name: ListName) -> int:
     return len(snapshot.kinds[name] if name in KIND_LISTS else snapshot.blocked)
 
 
-def _head(rules: Rules) -> dict[str, str | int]:
+def _head(rules: Rules) -> _Head:
     return {"mode": rules.mode.value, "owners": len(rules.owners), "admins": len(rules.admins)}
 
 
-def _lines(rules: Rules, sizes: Mapping[ListName, int | None]) -> Iterator[bytes]:
-    told = _head(rules) | {name.value: UNKNOWN if size is None else size for name, size in sizes.items()}
+def _lines(head: _Head, sizes: Mapping[ListName, int | None]) -> Iterator[bytes]:
+    told = {**head, **{name.value: size for name, size in sizes.items()}}
     width = max(map(len, told))
     for label, value in told.items():
-        yield f"{label:<{width}}  {value}\n".encode()
+        yield f"{label:<{width}}  {UNKNOWN if value is None else value}\n".encode()
 
 
-def _json_lines(rules: Rules, sizes: Mapping[ListName, int | None]) -> Iterator[bytes]:
-    for line in (_head(rules), *({"list": name.value, "size": size} for name, size in sizes.items())):
+def _json_lines(head: _Head, sizes: Mapping[ListName, int | None]) -> Iterator[bytes]:
+    for line in (head, *({"list": name.value, "size": size} for name, size in sizes.items())):
         yield json.dumps(line).encode() + b"\n"

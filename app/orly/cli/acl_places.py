@@ -17,11 +17,12 @@ from orly.cli.server_option import RemoteError, server_address
 from orly.opening.store import OpenedStore, open_store
 from orly.process.exit_codes import ExitCode
 from orly.process.serve import ServiceError
+from orly.process.streams import tell
 from orly.services import ACL
 from orly.settings import Settings
 from orly.settings_access import acl_server
 from orly.settings_service_types import UNIX_PREFIX
-from orly.store.base import StoreError, StoreLockedError, StoreUnavailableError
+from orly.store.base import StoreError, StoreLockedError, StoreMissingError, StoreUnavailableError
 from orly.store.lmdb.environment import open_environment
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ async def followed(settings: Settings, address: str, stack: AsyncExitStack) -> "
 
 async def _stored(settings: Settings, stack: AsyncExitStack) -> Reading:
     """The lists as they are stored, whoever else uses them."""
-    from orly.cli.acl_stored import StoredLists
+    from orly.cli.acl_stored import NoLists, StoredLists
     from orly.cli.read_only import ReadOnlyStore
 
     try:
@@ -195,6 +196,9 @@ async def _stored(settings: Settings, stack: AsyncExitStack) -> Reading:
             store = follower
         lists = StoredLists(store, rules_from_settings(settings), now_s=clock.now_s)
         await lists.load()
+    except StoreMissingError as error:
+        tell(f"orly: {error} yet: the lists are empty")
+        return NoLists(rules_from_settings(settings))
     except StoreUnavailableError as error:
         raise AclError(ExitCode.SETTINGS, str(error)) from None
     except StoreError as error:

@@ -14,7 +14,7 @@ from orly.logs import escape
 __all__ = ["OPERATOR", "UNKNOWN", "Row", "as_json", "as_text", "date", "read_name", "row_of", "text_of"]
 
 OPERATOR: Final = "operator"
-"""Who put something on a list, if no key did: somebody on the relay's machine, or the relay by a rule."""
+"""Who put something on a list, if neither a key nor the limits of a day did: somebody on the relay's machine."""
 
 UNKNOWN: Final = "-"
 """Stands where something is not known."""
@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         member: In hex, a kind, or an address.
         added_s: When it was added, Unix time; None = not known.
-        by: Who added it, a key in hex or `OPERATOR`; None = not known.
+        by: Who added it, a key in hex, `limits` or `OPERATOR`; None = not known.
         reason: Why.
         author: Of an event; empty if not known.
         until_s: When a block ends, Unix time; 0 = never.

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -11,18 +12,19 @@ import uvloop
 from orly import clock, units
 from orly.access.commands import applies_in, read_address
 from orly.access.control import ControlError
-from orly.access.snapshot import ListName
+from orly.access.snapshot import KIND_LISTS, ListName
 from orly.cli.acl_actions import Action, Sort, action_of, read_member
-from orly.cli.acl_change import ListChanger, RelayChanger, change_all
+from orly.cli.acl_change import ListChanger, RelayChanger, change_all, taken_kinds
 from orly.cli.acl_input import Items, read_items, reason_problem
-from orly.cli.acl_list import rows_of, write_overview, write_rows
+from orly.cli.acl_list import rows_of, write_overview, write_overview_there, write_rows
 from orly.cli.acl_options import AclError, AclOptions, ChangeOptions, ListOptions, ShowOptions
 from orly.cli.acl_places import lists_of, opened_to_change, opened_to_read
 from orly.cli.acl_rows import Row, read_name
 from orly.cli.acl_show import find
+from orly.cli.acl_show_there import Stats, find_there, json_there, read_mode, sentences_there
 from orly.cli.acl_show_words import as_json, sentences
-from orly.cli.acl_stored import StoredLists
-from orly.cli.acl_url import caller_from, list_method, read_rows
+from orly.cli.acl_stored import NoLists, StoredLists
+from orly.cli.acl_url import RelayCaller, caller_from, list_method, read_rows
 from orly.cli.files import FileError, ReaderGoneError, opened_output
 from orly.logs import configure
 from orly.process.exit_codes import ExitCode
@@ -84,7 +86,7 @@ def _list_name(text: str) -> ListName:
 async def _list(settings: Settings, options: ListOptions) -> None:
     name = None if options.name is None else _list_name(options.name)
     async with opened_to_read(settings, options.where) as access:
-        knows_peers = not isinstance(access, StoredLists)
+        knows_peers = not isinstance(access, NoLists | StoredLists)
         if name is None:
             write_overview(access, in_json=options.as_json, knows_peers=knows_peers)
             return
@@ -94,12 +96,14 @@ async def _list(settings: Settings, options: ListOptions) -> None:
 
 
 async def _list_there(options: ListOptions) -> None:
-    if options.name is None:
-        raise AclError(ExitCode.USAGE, "a relay does not tell all of that with --url: name a list")
-    name = _list_name(options.name)
-    method = list_method(name)
+    name = None if options.name is None else _list_name(options.name)
+    method = "" if name is None else list_method(name)
     caller = caller_from(options.where)
     try:
+        if name is None:
+            stats = await asyncio.to_thread(caller.told_at, "/api/stats", Stats)
+            write_overview_there(read_mode(caller, stats.mode), stats.sizes(), in_json=options.as_json)
+            return
         rows = read_rows(name, await asyncio.to_thread(caller.call, method, ()))
     finally:
         caller.close()
@@ -114,8 +118,6 @@ async def _one_page(rows: Iterable[Row]) -> AsyncIterator[Iterable[Row]]:
 
 
 async def _show(settings: Settings, options: ShowOptions) -> None:
-    if options.where.url is not None:
-        raise AclError(ExitCode.USAGE, "a relay does not tell that with --url: ask where its lists are, or orly-acl")
     try:
         pubkey = read_member(Sort.PUBKEY, options.key)
     except ValueError as error:
@@ -125,6 +127,9 @@ async def _show(settings: Settings, options: ShowOptions) -> None:
     except ValueError as error:
         raise AclError(ExitCode.USAGE, f"--ip: {error}") from None
     assert isinstance(pubkey, bytes)
+    if options.where.url is not None:
+        await _show_there(options, pubkey, address)
+        return
     async with opened_to_read(settings, options.where) as access:
         found = await find(access, pubkey, address)
     with opened_output(_STDOUT) as stream:
@@ -132,6 +137,19 @@ async def _show(settings: Settings, options: ShowOptions) -> None:
             stream.write(as_json(found))
         else:
             stream.writelines(f"{sentence}\n".encode() for sentence in sentences(found))
+
+
+async def _show_there(options: ShowOptions, pubkey: bytes, address: str) -> None:
+    caller = caller_from(options.where)
+    try:
+        found = await asyncio.to_thread(find_there, caller, pubkey.hex(), address)
+    finally:
+        caller.close()
+    with opened_output(_STDOUT) as stream:
+        if options.as_json:
+            stream.write(json_there(found))
+        else:
+            stream.writelines(f"{sentence}\n".encode() for sentence in sentences_there(found))
 
 
 # Changing
@@ -148,7 +166,9 @@ async def _change(settings: Settings, options: ChangeOptions) -> tuple[ExitCode,
     async with opened_to_change(settings, options.where) as access:
         until_s = clock.now_s() + block_s if block_s else 0
         done = await change_all(ListChanger(access, action, until_s), action, items)
-        mode = lists_of(access).rules.mode
+        mode, kinds = lists_of(access).rules.mode, lists_of(access).kinds
+    if action.sort is Sort.KIND:
+        tell(taken_kinds(kinds[ListName.ALLOWED_KINDS], kinds[ListName.DISALLOWED_KINDS]))
     if not applies_in(mode, action.list):
         tell(f"orly: in the mode {mode.value} the list {action.list.value} has no effect")
     return done
@@ -156,13 +176,23 @@ async def _change(settings: Settings, options: ChangeOptions) -> tuple[ExitCode,
 
 async def _change_there(action: Action, options: ChangeOptions) -> tuple[ExitCode, str]:
     if options.duration is not None:
-        raise AclError(ExitCode.USAGE, "--for has no effect with --url: a relay blocks an address for good (NIP-86)")
+        raise AclError(ExitCode.USAGE, "--for cannot be used with --url: NIP-86 knows only blocks for good")
     caller = caller_from(options.where)
     items: Items = read_items(action, options)
     try:
-        return await change_all(RelayChanger(caller, action), action, items)
+        done = await change_all(RelayChanger(caller, action), action, items)
+        if action.sort is Sort.KIND:
+            with suppress(AclError):  # other relays need not tell
+                tell(taken_kinds(*[await _kinds_there(caller, name) for name in KIND_LISTS]))
+        return done
     finally:
         caller.close()
+
+
+async def _kinds_there(caller: RelayCaller, name: ListName) -> list[int]:
+    """A list of kinds that a relay has."""
+    rows = read_rows(name, await asyncio.to_thread(caller.call, list_method(name), ()))
+    return [row.member for row in rows if isinstance(row.member, int)]
 
 
 def _block_s(text: str) -> int:

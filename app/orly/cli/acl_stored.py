@@ -11,7 +11,31 @@ from orly.acl.lists import Lists
 from orly.acl.sourced import Sourced
 from orly.store.base import EventStore
 
-__all__ = ["StoredLists"]
+__all__ = ["NoLists", "StoredLists"]
+
+
+class NoLists:
+    """What there is before there is a database: the settings, and empty lists.
+
+    Args:
+        rules: From the settings.
+
+    Attributes:
+        snapshot: See `AccessControl`.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.snapshot: Snapshot | None = Snapshot(rules)
+
+    async def listed(self, name: ListName, *, after: Member | None = None, limit: int = 1000) -> Sequence[Listed]:
+        """See `AccessControl`."""
+        del name, after, limit
+        return ()
+
+    async def entry_of(self, name: ListName, member: Member) -> Entry | None:
+        """See `AccessControl`."""
+        del name, member
+        return None
 
 
 class StoredLists:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from secrets import token_bytes, token_hex
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,17 +26,18 @@ from orly.process.exit_codes import ExitCode
 from orly.settings_types import read_relay_url
 from orly.units import MIB
 
-__all__ = ["ANSWER_S", "RelayCaller", "caller_from", "list_method", "read_rows"]
+__all__ = ["ANSWER_S", "LISTED", "RelayCaller", "caller_from", "list_method", "read_rows"]
 
 ANSWER_S: Final = 30.0
 """How long a relay may take for the next piece of an answer."""
 
 MAX_ANSWER_BYTES: Final = 256 * MIB
 
+_Told = TypeVar("_Told", bound=msgspec.Struct)
 _TYPE: Final = "application/nostr+json+rpc"
 _MAX_SHOWN: Final = 500
 
-_LISTS: Final = {
+LISTED: Final = {
     ListName.ALLOWED_PUBKEYS: ("listallowedpubkeys", "pubkey"),
     ListName.BANNED_PUBKEYS: ("listbannedpubkeys", "pubkey"),
     ListName.TRUSTED_PUBKEYS: ("listtrustedpubkeys", "pubkey"),
@@ -119,11 +120,30 @@ class RelayCaller:
             AclError: It cannot be asked, or refuses.
         """
         body = json.dumps({"method": method, "params": list(params)}).encode()
+        found = self._answer("POST", self._signed_url, self._target, body)
+        if not isinstance(found, dict) or "result" not in found:
+            raise AclError(ExitCode.FAILED, f"{self.url}: the answer to {method} is none of a relay's management")
+        return found["result"]
+
+    def told_at(self, path: str, form: type[_Told]) -> _Told:
+        """What a path of the relay's API tells, such as `/api/stats`.
+
+        Raises:
+            AclError: It cannot be asked, refuses, or tells something else.
+        """
+        found = self._answer("GET", self.url + path, self._target.rstrip("/") + path, None)
         try:
-            status, reason, answer = self._post(body)
+            return msgspec.convert(found, form)
+        except msgspec.ValidationError as error:
+            raise AclError(ExitCode.FAILED, f"{self.url}: the answer at {path} cannot be read: {error}") from None
+
+    def _answer(self, verb: str, signed_url: str, target: str, body: bytes | None) -> object:
+        """An answer that is no error, decoded; None if it is no JSON."""
+        try:
+            status, reason, answer = self._ask(verb, signed_url, target, body)
         except _LostError:
             self._connection.close()
-            status, reason, answer = self._post(body)
+            status, reason, answer = self._ask(verb, signed_url, target, body)
         found = _decoded(answer)
         error = found.get("error") if isinstance(found, dict) else None
         if status != HTTPStatus.OK or error:
@@ -131,11 +151,9 @@ class RelayCaller:
             raise AclError(
                 ExitCode.FAILED, f"{self.url}: {'' if status == HTTPStatus.OK else f'{status} '}{escape(text)}"
             )
-        if not isinstance(found, dict) or "result" not in found:
-            raise AclError(ExitCode.FAILED, f"{self.url}: the answer to {method} is none of a relay's management")
-        return found["result"]
+        return found
 
-    def _post(self, body: bytes) -> tuple[int, str, bytes]:
+    def _ask(self, verb: str, signed_url: str, target: str, body: bytes | None) -> tuple[int, str, bytes]:
         """The status, why, and the body of the answer.
 
         Raises:
@@ -144,8 +162,10 @@ class RelayCaller:
         """
         was_used, self._is_used = self._is_used, False
         try:
-            headers = {"Content-Type": _TYPE, "Authorization": self._authorization(body)}
-            self._connection.request("POST", self._target, body, headers)
+            headers = {"Authorization": self._authorization(verb, signed_url, body)}
+            self._connection.request(
+                verb, target, body, headers if body is None else {"Content-Type": _TYPE, **headers}
+            )
             with self._connection.getresponse() as response:
                 answer = response.read(MAX_ANSWER_BYTES + 1)
                 if response.length and len(answer) <= MAX_ANSWER_BYTES:
@@ -161,8 +181,10 @@ class RelayCaller:
         self._is_used = True
         return response.status, self._reason(response), answer
 
-    def _authorization(self, body: bytes) -> str:
-        tags = [["u", self._signed_url], ["method", "POST"], ["payload", sha256(body).hexdigest()]]
+    def _authorization(self, verb: str, signed_url: str, body: bytes | None) -> str:
+        tags = [["u", signed_url], ["method", verb]]
+        if body is not None:
+            tags.append(["payload", sha256(body).hexdigest()])
         tags.append(["salt", token_hex(8)])  # of two equal calls in one second, a relay would refuse the second
         event = sign_event(
             self._secret, created_at=clock.now_s(), kind=HTTP_AUTH, tags=tags, aux_randomness=token_bytes(32)
@@ -202,10 +224,10 @@ def list_method(name: ListName) -> str:
     Raises:
         AclError: There is none.
     """
-    if name not in _LISTS:
-        names = ", ".join(each.value for each in _LISTS)
+    if name not in LISTED:
+        names = ", ".join(each.value for each in LISTED)
         raise AclError(ExitCode.USAGE, f"a relay does not list its {name.value} with --url; it lists {names}")
-    return _LISTS[name][0]
+    return LISTED[name][0]
 
 
 def read_rows(name: ListName, result: object) -> list[Row]:
@@ -226,7 +248,7 @@ def _rows(name: ListName, result: object) -> Iterator[Row]:
             yield Row(member=kind)
         return
     for told in msgspec.convert(result, list[dict[str, Any]]):
-        member = msgspec.convert(told[_LISTS[name][1]], str)
+        member = msgspec.convert(told[LISTED[name][1]], str)
         yield Row(
             member=member,
             added_s=msgspec.convert(told.get("added"), int | None),

@@ -11,6 +11,7 @@ from orly import clock
 from orly.cli.open_store import OpenedStore, open_store
 from orly.opening.exits import store_exits
 from orly.process.exit_codes import ExitCode
+from orly.process.runnable import plugin_problem
 from orly.process.serve import ServiceError, serve_until_stopped
 from orly.relay.relay import run_relay
 from orly.relay.server import ServeError
@@ -42,6 +43,8 @@ def process_name(given: str) -> str:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event, *, mode: str) -> None:
+    if (problem := plugin_problem(settings)) is not None:
+        raise ServiceError(ExitCode.SETTINGS, problem)
     _look_at_lists(settings)
     try:
         with store_exits():

@@ -15,9 +15,16 @@ from orly.intake.plugin_lines import Asked, Judgement, PluginLineError, Ruling, 
 from orly.intake.plugin_process import PluginProcess
 from orly.nostr.reason import Prefix, Refusal
 
-__all__ = ["CANNOT_ASK", "OnFailure", "PluginOptions", "WritePlugin"]
+__all__ = ["CANNOT_ASK", "MAX_JUNK_BYTES", "MAX_JUNK_LINES", "OnFailure", "PluginOptions", "WritePlugin"]
 
 CANNOT_ASK: Final = Refusal(Prefix.ERROR, "the write policy cannot be asked")
+
+MAX_JUNK_LINES: Final = 1000
+"""Lines in a row that answer nothing it was asked; ten for each event in flight, if that is more. A program may print
+some with each event, but one that has no end of them takes the time of everybody."""
+
+MAX_JUNK_BYTES: Final = 1024 * 1024
+"""The same in bytes."""
 
 _FIRST_PAUSE_S: Final = 0.1
 """Before the first new start; it doubles with each until an event is judged."""
@@ -27,6 +34,9 @@ _LONGEST_PAUSE_S: Final = 10.0
 
 _GRACE_S: Final = 2.0
 """For a program whose input was closed to end by itself."""
+
+_MOMENT_S: Final = 0.5
+"""A program that has answered, or run for so long, has been started; one that cannot be run ends before."""
 
 _JUNK_PAUSE_S: Final = 10.0
 """Between records about lines that are no answers: a program may print one with each event."""
@@ -83,11 +93,14 @@ class WritePlugin:
         self._keeper: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._start_timer: asyncio.TimerHandle | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._modified_ns: int | None = None
         self._is_outdated = False
         self._junk_after_s = float("-inf")
         self._n_junk = 0
+        self._max_junk_lines = max(MAX_JUNK_LINES, 10 * options.max_in_flight)
+        self._junk_lines = self._junk_bytes = 0
 
     @property
     def n_in_flight(self) -> int:
@@ -138,6 +151,7 @@ class WritePlugin:
     async def _live(self) -> bool:
         """One life of the program; whether it ends because we want it to."""
         self._modified_ns, self._is_outdated = _modified_ns(self._options.command), False
+        self._junk_lines = self._junk_bytes = 0
         try:
             unset = f"unset {' '.join(self._options.hidden_variables)}; " if self._options.hidden_variables else ""
             command = unset + self._options.command
@@ -146,8 +160,8 @@ class WritePlugin:
             log.error("the write policy `%s` cannot be started: %s", self._options.command, error)
             return False
         try:
-            log.info("the write policy `%s` was started", self._options.command)
             self._child = child
+            self._start_timer = self._loop.call_later(_MOMENT_S, self._has_started)
             if self._closing.is_set():
                 self._release()
             self._pump()
@@ -157,6 +171,13 @@ class WritePlugin:
         finally:
             child.abandon()
         return is_wanted
+
+    def _has_started(self) -> None:
+        """It is there: say so, once."""
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
+            log.info("the write policy `%s` was started", self._options.command)
 
     def _lose(self, why: str) -> None:
         """The program is of no more use; what it was asked has failed."""
@@ -178,6 +199,9 @@ class WritePlugin:
         if self._child is not None:
             self._child.stop(why)
             self._child = None
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
 
     def _look_at_file(self) -> None:
         """Find out whether the program has changed; if so it answers what it was asked, and then has a successor."""
@@ -205,23 +229,37 @@ class WritePlugin:
     def _on_lines(self, lines: list[bytes]) -> None:
         now_s = self._monotonic_s()
         for line in lines:
-            try:
-                event_id, judgement = parse_answer(line)
-            except PluginLineError as error:
-                if error.event_id is None:
-                    self._tell_junk(line, error, now_s)
-                elif self._ledger.is_in_flight(error.event_id):
-                    self._lose(f"made no sense about event {error.event_id}: {error}")
-                    return
-                else:
-                    log.debug("an answer about an event that was not asked about: %s", _shown(line))
-            else:
-                if self._ledger.answer(event_id, judgement, now_s):
-                    self._pause_s = _FIRST_PAUSE_S
-                else:
-                    log.debug("an answer about an event that was not asked about: %s", _shown(line))
+            if fault := self._take_line(line, now_s):
+                self._lose(fault)
+                return
         self._release_idle()
         self._pump()
+
+    def _take_line(self, line: bytes, now_s: float) -> str:
+        """Settle what a line answers; returns why the program is of no more use, empty if it is."""
+        try:
+            event_id, judgement = parse_answer(line)
+        except PluginLineError as error:
+            if error.event_id is None:
+                self._tell_junk(line, error, now_s)
+                return self._count_junk(line)
+            if self._ledger.is_in_flight(error.event_id):
+                return f"made no sense about event {error.event_id}: {error}"
+        else:
+            if self._ledger.answer(event_id, judgement, now_s):
+                self._pause_s = _FIRST_PAUSE_S
+                self._junk_lines = self._junk_bytes = 0
+                self._has_started()
+                return ""
+        log.debug("an answer about an event that was not asked about: %s", _shown(line))
+        return self._count_junk(line)
+
+    def _count_junk(self, line: bytes) -> str:
+        self._junk_lines += 1
+        self._junk_bytes += len(line) + 1
+        if self._junk_lines <= self._max_junk_lines and self._junk_bytes <= MAX_JUNK_BYTES:
+            return ""
+        return f"wrote {self._junk_lines} lines in a row, {self._junk_bytes} bytes, that answer nothing it was asked"
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -4,13 +4,17 @@ import asyncio
 import logging
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import IO, Final, Self, cast
 
 from orly.intake.plugin_lines import LineCutter
 
-__all__ = ["MAX_ANSWER_BYTES", "MAX_MESSAGE_BYTES", "PluginProcess"]
+__all__ = ["LINES_PER_TURN", "MAX_ANSWER_BYTES", "MAX_MESSAGE_BYTES", "PluginProcess"]
+
+LINES_PER_TURN: Final = 100
+"""Lines of answer handled at a stretch, about a millisecond; then others on the event loop have their turn."""
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """A line of answer. One is some hundred bytes; who writes more writes no answers."""
@@ -53,6 +57,11 @@ class PluginProcess(asyncio.SubprocessProtocol):
         self._is_fading = False
         self._n_outputs = 2
         self._answers = LineCutter(MAX_ANSWER_BYTES)
+        self._unheard: deque[bytes] = deque()
+        self._turn_is_due = False
+        self._is_held = False
+        self._has_long_line = False
+        self._no_more_answers = False
         self._messages = LineCutter(MAX_MESSAGE_BYTES)
 
     @classmethod
@@ -100,8 +109,7 @@ class PluginProcess(asyncio.SubprocessProtocol):
         self._is_writable = not self._is_fading
 
     async def _listen(self, pipe: IO[bytes], take: Callable[[bytes], None], ended: Callable[[], None]) -> None:
-        transport, _ = await self._loop.connect_read_pipe(lambda: _Output(take, ended), pipe)
-        self._outputs.append(transport)
+        await self._loop.connect_read_pipe(lambda: _Output(self._outputs.append, take, ended), pipe)
 
     @property
     def is_writable(self) -> bool:
@@ -117,6 +125,7 @@ class PluginProcess(asyncio.SubprocessProtocol):
         """Take no more from it."""
         self._is_writable = False
         self._is_fading = True
+        self._unheard.clear()
         if not self.over.done():
             self.over.set_result(why)
 
@@ -178,6 +187,11 @@ class PluginProcess(asyncio.SubprocessProtocol):
             self._on_writable()
 
     def _answers_ended(self) -> None:
+        self._no_more_answers = True
+        if not self._turn_is_due:
+            self._all_heard()
+
+    def _all_heard(self) -> None:
         self._output_ended()
         self._fade()
 
@@ -213,10 +227,36 @@ class PluginProcess(asyncio.SubprocessProtocol):
         lines = self._answers.feed(data)
         fits = [len(line) <= MAX_ANSWER_BYTES for line in (*lines, self._answers.rest)]
         n_good = fits.index(False) if False in fits else len(lines)
-        if n_good:
-            self._on_lines(lines[:n_good])
-        if not all(fits):
+        self._unheard += lines[:n_good]
+        self._has_long_line = not all(fits)
+        if not self._turn_is_due:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Hand on what was read, some lines at a time; nothing more is read until all of it was."""
+        if lines := [self._unheard.popleft() for _ in range(min(len(self._unheard), LINES_PER_TURN))]:
+            self._on_lines(lines)
+        self._turn_is_due = bool(self._unheard)
+        if self._turn_is_due:
+            self._hold(True)
+            self._loop.call_soon(self._turn)
+            return
+        if self._has_long_line:
             self.stop(f"wrote a line of more than {MAX_ANSWER_BYTES} bytes")
+        self._hold(False)
+        if self._no_more_answers:
+            self._all_heard()
+
+    def _hold(self, is_held: bool) -> None:
+        """Read from its standard output, or do not."""
+        pipe = self._outputs[0]
+        if is_held is self._is_held or pipe.is_closing():
+            return
+        self._is_held = is_held
+        if is_held:
+            pipe.pause_reading()
+        else:
+            pipe.resume_reading()
 
     def _take_messages(self, data: bytes) -> None:
         for line in self._messages.feed(data):
@@ -245,9 +285,18 @@ class _Input(asyncio.BaseProtocol):
 class _Output(asyncio.Protocol):
     """What hears of a pipe from the program."""
 
-    def __init__(self, take: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        begun: Callable[[asyncio.ReadTransport], None],
+        take: Callable[[bytes], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self._begun = begun
         self._take = take
         self._ended = ended
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._begun(cast(asyncio.ReadTransport, transport))
 
     def data_received(self, data: bytes) -> None:
         self._take(data)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orly.access.curating import refuse_config
 from orly.nostr.event import EncodedEvent, Event, EventError, decode_event
 from orly.nostr.kinds import NOSTR_CONNECT, UNPUBLISHABLE_KINDS, VANISH
 from orly.nostr.pow import check_work
@@ -33,6 +34,7 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
         min_pow_difficulty: Leading zero bits the id needs (NIP-13).
         auth_to_write: Whether publishing needs an authenticated connection (NIP-42).
         nip46_bypass_auth: Whether remote signing messages pass without it.
+        curators: Keys (hex) whose configurations of the mode `curating` count, and must be readable.
     """
 
     max_event_bytes: int
@@ -42,6 +44,7 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
     min_pow_difficulty: int = 0
     auth_to_write: bool = False
     nip46_bypass_auth: bool = False
+    curators: frozenset[str] = frozenset()
 
     def check(self, event: EncodedEvent, *, now_s: int, authenticated: Collection[str]) -> Refusal | None:
         """Why the event is refused; None if it may be stored.
@@ -68,6 +71,8 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
                 return Refusal(Prefix.POW, lacking)
         if fields.kind == VANISH and not any(values(fields, "relay")):
             return _invalid("a request to vanish must name a relay")
+        if fields.pubkey in self.curators and (unreadable := refuse_config(fields)) is not None:
+            return unreadable
         return self._check_author(fields, authenticated)
 
     def _check_author(self, event: Event, authenticated: Collection[str]) -> Refusal | None:
@@ -107,4 +112,5 @@ def policy_from_settings(settings: "Settings") -> WritePolicy:
         min_pow_difficulty=settings.min_pow_difficulty,
         auth_to_write=settings.auth_to_write or settings.auth_required,
         nip46_bypass_auth=settings.nip46_bypass_auth,
+        curators=frozenset((*settings.owners, *settings.admins) if settings.acl_mode == "curating" else ()),
     )

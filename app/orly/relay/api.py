@@ -195,7 +195,7 @@ class _Moving:
         )
         take_time(request)
         await rows.begin_for(request)
-        log.info("export by=%s from=%s authors=%s", signer.pubkey, signer.address or "-", len(authors) or "all")
+        log.info("audit: export by=%s from=%s authors=%s", signer.pubkey, signer.address or "-", len(authors) or "all")
         return ExportReply(rows, headers)
 
     def _file_name(self, authors: frozenset[str], own: frozenset[str]) -> str:
@@ -213,7 +213,7 @@ class _Moving:
         async with self._one_import:
             report = await self._take(request, signer)
         log.info(
-            "import by=%s from=%s stored=%d known=%d refused=%d unreadable=%d",
+            "audit: import by=%s from=%s stored=%d known=%d refused=%d unreadable=%d",
             signer.pubkey,
             signer.address or "-",
             report.stored,

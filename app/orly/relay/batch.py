@@ -31,8 +31,8 @@ class Publisher(Protocol):
     def authenticated(self) -> Collection[str]:
         """The keys (hex) it has proven."""
 
-    def may_publish(self) -> bool:
-        """Whether its rate allows one more event; counts it."""
+    def refuse_event(self) -> Refusal | None:
+        """Why its rates do not allow one more event; None if they do, and it is counted."""
 
     def answered(self, payloads: Sequence[bytes], count: int) -> None:
         """The answers to `count` of its events, in the order they came."""

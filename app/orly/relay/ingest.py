@@ -202,8 +202,8 @@ class Ingest:
     def _refuse(self, event: EncodedEvent, publisher: Publisher, now_s: int, *, has_waited: bool) -> Refusal | None:
         if self._still_taken is not None and self._still_taken < 0:
             return Refusal(Prefix.ERROR, "the relay is stopping")
-        if not has_waited and not publisher.may_publish():
-            return Refusal(Prefix.RATE_LIMITED, "too many events on this connection, slow down")
+        if not has_waited and (too_many := publisher.refuse_event()) is not None:
+            return too_many
         refusal = self._policy.check(event, now_s=now_s, authenticated=publisher.authenticated)
         if refusal is None:
             return publisher.visitor.refuse_write(event)

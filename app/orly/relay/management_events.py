@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 from orly.access.commands import AddKey, CommandError
-from orly.access.curating import CuratingConfig
+from orly.access.curating import CONFIG_D, CONFIG_KIND, CuratingConfig, is_config, refuse_config
 from orly.access.levels import Mode
 from orly.access.snapshot import ListName
-from orly.nostr.event import ID_IN_JSON
+from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
 from orly.relay.management_lists import Asked
 from orly.store.base import READ_ALL, EventStore, Query, StoreError
@@ -113,7 +113,27 @@ async def curating_config(asked: Asked) -> dict[str, object]:
         "categories": config.categories,
         "custom_kinds": config.kinds,
         "kind_ranges": ranges,
+        "problems": await _unreadable_configs(asked),
     }
+
+
+async def _unreadable_configs(asked: Asked) -> list[str]:
+    """What is wrong with those that are passed over: they are newer than the one that holds, but cannot be read."""
+    rules = asked.snapshot.rules
+    wanted = Filter(
+        kinds=frozenset({CONFIG_KIND}),
+        authors=frozenset(map(bytes.hex, rules.owners | rules.admins)),
+        tags={"d": frozenset({CONFIG_D})},
+    )
+    found: list[str] = []
+    for raw in await asked.store.fetch(Query(filters=(wanted,), timeout_s=QUERY_TIMEOUT_S)):
+        event = decode_stored(raw)
+        if not is_config(event):
+            continue
+        if (refusal := refuse_config(event)) is None:
+            break
+        found.append(f"event {event.id} of {event.pubkey}: {refusal.detail}")
+    return found
 
 
 async def is_configured(asked: Asked) -> bool:

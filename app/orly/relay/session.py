@@ -56,6 +56,8 @@ MAX_KEYS: Final = 64
 """Keys that one connection may prove."""
 
 
+_TOO_MANY_EVENTS: Final = Refusal(Prefix.RATE_LIMITED, "too many events on this connection, slow down")
+_TOO_MANY_FROM_ADDRESS: Final = Refusal(Prefix.RATE_LIMITED, "too many events from your address, slow down")
 _TOO_MANY_REQUESTS: Final = Refusal(Prefix.RATE_LIMITED, "too many requests, slow down")
 _TOO_MANY_AUTHS: Final = Refusal(Prefix.RATE_LIMITED, "too many attempts to authenticate from your address, slow down")
 _NOT_OFFERED: Final = Refusal(Prefix.BLOCKED, "negentropy is not offered by this relay")
@@ -348,13 +350,13 @@ class RelaySession:
         self._let_see()
         self.peer.send(ok_text(event.event.id))
 
-    def may_publish(self) -> bool:
-        """Take a token for one event."""
+    def refuse_event(self) -> Refusal | None:
+        """Take a token for one event; why there is none, or None."""
         rates = self._context.rates
         is_limited = rates is not None and not self.visitor.standing.moderates
         if is_limited and rates is not None and not rates.take_event_from(self._place):
-            return False
+            return _TOO_MANY_FROM_ADDRESS
         now_s = self._context.monotonic_s()
         if self._bucket is None:
             self._bucket = TokenBucket(self._rules.max_events_per_second, self._rules.max_events_burst, now_s)
-        return self._bucket.take(now_s)
+        return None if self._bucket.take(now_s) else _TOO_MANY_EVENTS

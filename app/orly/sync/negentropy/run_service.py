@@ -17,6 +17,7 @@ from orly.opening.store import OpenedStore, open_store
 from orly.pb.orlysync.negentropy.v1 import service_pb2_grpc
 from orly.process.cores import has_second_core
 from orly.process.exit_codes import ExitCode
+from orly.process.runnable import plugin_problem
 from orly.process.serve import ServiceError, serve_until_stopped
 from orly.rpc.credentials import CredentialsError
 from orly.rpc.server import ListenError, RpcServer, server_from_settings
@@ -64,6 +65,8 @@ def _with_own(loaded: Loaded) -> Loaded:
 
 
 async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+    if (problem := plugin_problem(settings)) is not None:
+        raise ServiceError(ExitCode.SETTINGS, problem)
     try:
         server = server_from_settings(
             settings, settings.sync_negentropy_listen, audited=ADMINISTRATIVE, uncounted=FOR_CLIENTS

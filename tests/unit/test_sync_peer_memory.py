@@ -30,6 +30,14 @@ def test_it_is_forgotten_at_the_second() -> None:
     assert len(memory) == 0
 
 
+@pytest.mark.parametrize(("until_s", "kept_s"), [(5, 5), (0, 0), (-5, 0), (REMEMBERED_S + 5, REMEMBERED_S)])
+def test_some_are_remembered_for_less_than_a_day(until_s: int, kept_s: int) -> None:
+    memory = PeerMemory()
+    memory.note(an_id(1), Why.REFUSED, now_s=NOW_S, until_s=NOW_S + until_s)
+    found = [memory.why_not_pull(an_id(1), now_s=NOW_S + after_s) for after_s in (max(kept_s - 1, 0), kept_s)]
+    assert found == [Why.REFUSED if kept_s else None, None]
+
+
 def test_another_is_taken_in() -> None:
     memory, other = PeerMemory(max_ids=2), PeerMemory()
     for number in (1, 2):

@@ -317,6 +317,10 @@ class Downloads:
         for event_id, reason in result.refused:
             tally.refuse(reason)
             memory.note(event_id, Why.REFUSED, now_s=now_s)
+        for deferral in result.deferred:
+            tally.refuse(deferral.reason)
+            if deferral.until_s is not None:
+                memory.note(deferral.event_id, Why.REFUSED, now_s=now_s, until_s=deferral.until_s)
         self._n_unasked += result.n_unasked
         tally.tell()
         if self._n_unasked > _MAX_UNASKED + tally.fetched:

@@ -52,9 +52,10 @@ class PeerMemory:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def note(self, event_id: bytes, why: Why, *, now_s: int) -> None:
-        """Remember one id (32 bytes) from now on."""
-        self._put(event_id, (now_s + self._remembered_s, why))
+    def note(self, event_id: bytes, why: Why, *, now_s: int, until_s: int | None = None) -> None:
+        """Remember one id (32 bytes) from now on, and not beyond `until_s` where that is sooner."""
+        last_s = now_s + self._remembered_s
+        self._put(event_id, (last_s if until_s is None else min(until_s, last_s), why))
 
     def _put(self, event_id: bytes, entry: tuple[int, Why]) -> None:
         self._entries[event_id] = entry

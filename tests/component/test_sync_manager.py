@@ -62,6 +62,19 @@ async def test_a_peer_that_takes_long_is_asked_for_new_events_only(tmp_path: Pat
     assert [request.filter.since for request in runs.requests[:3]] == [0, NOW_S - OVERLAP_S, NOW_S - OVERLAP_S]
 
 
+@pytest.mark.parametrize(("is_settled", "since_s"), [(True, NOW_S - OVERLAP_S), (False, 0)])
+@async_test
+async def test_what_no_round_would_bring_does_not_make_the_next_a_full_one(
+    is_settled: bool, since_s: int, tmp_path: Path
+) -> None:
+    runs = FakeRuns()
+    runs.end = done(problems=("2 events rejected by the peer: blocked: no",), is_settled=is_settled)
+    async with managing(tmp_path, runs, monotonic_s=long_rounds()) as manager:
+        await until(lambda: len(runs.requests) >= 2)
+        assert state(manager).last_error == "2 events rejected by the peer: blocked: no"
+    assert runs.requests[1].filter.since == since_s
+
+
 @async_test
 async def test_a_filter_with_a_limit_is_never_narrowed(tmp_path: Path) -> None:
     runs = FakeRuns()
@@ -273,6 +286,26 @@ async def test_what_is_remembered_of_events_outlives_a_restart_but_not_the_peer(
         assert again.memories[0].why_not_pull(b"i" * 32, now_s=NOW_S) is Why.REFUSED
         await manager.remove(A)
     assert list((tmp_path / "sync").glob("*.ids")) == []
+
+
+@async_test
+async def test_what_is_remembered_is_written_only_when_it_has_changed(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.note = b"1" * 32
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: list((tmp_path / "sync").glob("*.ids")))
+        (kept,) = (tmp_path / "sync").glob("*.ids")
+        await until(lambda: not manager._loops[A].is_syncing)
+        kept.unlink()
+        runs.note = None
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 2 and state(manager).last_sync_s)
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 3)
+        assert not kept.exists()
+        runs.note = b"2" * 32
+        manager.trigger(A, None)
+        await until(kept.exists)
 
 
 @async_test

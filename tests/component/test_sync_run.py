@@ -224,20 +224,22 @@ async def test_replaced_events_are_missing_on_neither_side(tmp_path: Path) -> No
         assert result.is_complete, result.problems
 
 
+@pytest.mark.parametrize("reason", ["blocked: this event is gone", "error: try again"])
 @async_test
-async def test_a_deletion_from_the_peer_takes_its_target_here(tmp_path: Path) -> None:
+async def test_a_deletion_from_the_peer_takes_its_target_here(reason: str, tmp_path: Path) -> None:
     target = notes(1)[0]
     deletion = delete_event(target, created_at=NOW_S - 1, signed=True)
 
     class Deleting(FakeRelay):
         async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
-            await peer.send("OK", event["id"], False, "blocked: this event was deleted")
+            await peer.send("OK", event["id"], False, reason)
 
     relay = Deleting([deletion])
     async with side(tmp_path, [target]) as own, scripted_peer(relay.serve) as url:
         result = await own.sync(url)
         assert await own.ids() == set(relay.events) == {deletion.event.id}
         assert result.is_complete, result.problems
+        assert result.is_settled
         assert result.progress.unneeded == 1
 
 
@@ -309,6 +311,7 @@ async def test_what_is_refused_for_now_is_fetched_again(refusal: Refusal, is_for
         assert not first.is_complete
         assert first.problems == (f"20 events refused by us: {refusal} (20)",)
         assert first.progress.refused == 20
+        assert first.is_settled == is_for_good
         own.plugin = None
         again = await own.sync(url, Direction.DOWN)
         assert again.progress.fetched == (0 if is_for_good else 20)
@@ -321,7 +324,8 @@ async def test_what_is_ahead_of_our_clock_is_fetched_when_it_is_not(ahead_s: int
     relay = FakeRelay([make_event(created_at=NOW_S + ahead_s)])
     async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
         refused = "1 event refused by us: invalid: created_at is more than 900 s in the future (1)"
-        assert (await own.sync(url, Direction.DOWN)).problems == (refused,)
+        first = await own.sync(url, Direction.DOWN)
+        assert (first.problems, first.is_settled) == ((refused,), True)
         n_messages = len(relay.log)
         own.time[0] += wait_s - 1
         assert not (await own.sync(url, Direction.DOWN)).is_complete

@@ -712,10 +712,12 @@ async def test_rejected_events_are_said_and_not_sent_again(tmp_path: Path) -> No
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
         first = await own.sync(url)
         assert (first.progress.sent, first.progress.rejected) == (300, 100)
+        assert first.is_settled
         assert first.problems == ("100 events rejected by the peer: blocked: no (100)",)
         again = await own.sync(url)
         assert relay.n_seen == 400
         assert (again.progress.sent, again.progress.rejected) == (0, 100)
+        assert again.is_settled
         assert not again.is_complete
         own.time[0] += 86_400
         relay.verdict = lambda number, event: (True, "")
@@ -731,7 +733,8 @@ async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Pat
     relay = JudgingRelay([])
     relay.verdict = lambda number, event: (False, reason) if number <= 10 else (True, "")
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
-        assert (await own.sync(url)).progress.rejected == 10
+        first = await own.sync(url)
+        assert (first.progress.rejected, first.is_settled) == (10, False)
         assert (await own.sync(url)).is_complete
         assert set(relay.events) == hex_ids(OURS)
 
@@ -776,6 +779,7 @@ async def test_one_ok_missing_and_others_twice(tmp_path: Path) -> None:
         result = await own.sync(url, timeout_s=QUICK_S)
         assert await own.ids() == set(relay.events) == BOTH
         assert (result.progress.sent, result.progress.rejected) == (199, 1)
+        assert not result.is_settled
         assert result.problems == ("1 event rejected by the peer: the peer did not answer (1)",)
         assert (await own.sync(url)).is_complete
 
@@ -864,6 +868,7 @@ async def test_a_second_that_no_page_shows_all_of_is_said(tmp_path: Path) -> Non
         result = await own.sync(url, Direction.DOWN, batch_events=20)
         assert result.progress.fetched == 22
         assert not result.is_complete
+        assert not result.is_settled
         assert result.problems == (
             f"the peer lacks negentropy and shows only some of its events of one second (created_at {NOW_S - 500})",
         )

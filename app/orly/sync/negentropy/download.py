@@ -318,8 +318,8 @@ class Downloads:
             tally.refuse(reason)
             memory.note(event_id, Why.REFUSED, now_s=now_s)
         for deferral in result.deferred:
-            tally.refuse(deferral.reason)
-            if deferral.until_s is not None:
+            tally.refuse(deferral.reason, is_passing=deferral.until_s is None)
+            if deferral.until_s is not None:  # what is ahead of our clock is new in every round
                 memory.note(deferral.event_id, Why.REFUSED, now_s=now_s, until_s=deferral.until_s)
         self._n_unasked += result.n_unasked
         tally.tell()

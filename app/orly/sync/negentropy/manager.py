@@ -254,8 +254,10 @@ class SyncManager:
 
     def _keep_memory(self, loop: PeerLoop) -> None:
         """On another thread; nothing else uses the memory meanwhile, for the loop holds its lock."""
-        if loop.state.url in self._loops:
-            self._book.save_memory(loop.state.url, loop.line.memory.to_bytes())
+        line = loop.line
+        if loop.state.url in self._loops and line.memory.version != line.kept_version:
+            self._book.save_memory(loop.state.url, line.memory.to_bytes(now_s=self._context.now_s()))
+            line.kept_version = line.memory.version
 
     async def _save(self) -> None:
         async with self._saving:

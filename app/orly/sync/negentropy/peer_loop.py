@@ -86,14 +86,16 @@ class PeerLine:
 
     Attributes:
         memory: What those rounds need not carry again.
+        kept_version: Of the memory, which is on the disk.
         n_users: Syncs that are under way or wait.
     """
 
-    __slots__ = ("_lock", "memory", "n_users")
+    __slots__ = ("_lock", "kept_version", "memory", "n_users")
 
     def __init__(self, memory: PeerMemory) -> None:
         self._lock = asyncio.Lock()
         self.memory = memory
+        self.kept_version = 0
         self.n_users = 0
 
     @asynccontextmanager
@@ -277,7 +279,7 @@ class PeerLoop:
                     took_s=took_s,
                     moved=result.progress.fetched + result.progress.sent,
                     was_full=since_s is None,
-                    is_complete=result.is_complete,
+                    is_settled=result.is_complete or result.is_settled,
                 )
             self._note_result(result, took_s)
 

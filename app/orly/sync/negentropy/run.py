@@ -124,6 +124,7 @@ class _Run:
         return SyncResult(
             progress=tally.progress(),
             is_complete=tally.is_complete,
+            is_settled=tally.is_settled,
             problems=tally.problems(),
             have_ids=tuple(tally.have_ids),
             need_ids=tuple(tally.need_ids),
@@ -160,11 +161,9 @@ class _Run:
         await self._drop_replaced()
         context = self._context
         memory, tally, now_s = context.memory, context.tally, context.now_s()
-        for event_id in tally.unavailable_ids:
-            memory.note(event_id, Why.UNAVAILABLE, now_s=now_s)
-        for event_id, is_for_good in tally.rejected_ids.items():
-            if is_for_good:
-                memory.note(event_id, Why.REJECTED, now_s=now_s)
+        rejected = [event_id for event_id, is_for_good in tally.rejected_ids.items() if is_for_good]
+        memory.note_all(tally.unavailable_ids, Why.UNAVAILABLE, now_s=now_s)
+        memory.note_all(rejected, Why.REJECTED, now_s=now_s)
 
     async def _drop_gone(self) -> None:
         """What the peer rejected may be deleted or replaced here by what came from it meanwhile."""
@@ -176,9 +175,8 @@ class _Run:
             part = ids[start : start + _CHECKED_IDS]
             here = await stored_ids(self._context.store, part)
             gone = [event_id for event_id in part if event_id not in here]
-            for event_id in gone:
-                del rejected[event_id]
-            self._context.tally.unreject(len(gone))
+            passing = sum(not rejected.pop(event_id) for event_id in gone)
+            self._context.tally.unreject(len(gone), passing=passing)
 
     async def _drop_replaced(self) -> None:
         """What the peer did not send may be replaced or deleted there by what it got from us meanwhile."""

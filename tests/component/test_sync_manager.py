@@ -13,6 +13,7 @@ from tests.component.managed_peers import NEVER, NOW_S, QUICK, A, B, FakeRuns, d
 from orly import clock
 from orly.nostr.filter import Filter
 from orly.store.base import StoreUnavailableError
+from orly.sync.negentropy import peer_loop
 from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, TooManyError, UnknownPeerError
 from orly.sync.negentropy.own_address import OwnAddress
 from orly.sync.negentropy.peer_loop import MAX_ASKED, MAX_ERROR_CHARACTERS
@@ -323,6 +324,61 @@ async def test_by_hand_waits_for_the_round_under_way(tmp_path: Path) -> None:
         assert (await by_hand, await other) == (done(), done())
         assert len(told) == 2
         assert runs.requests[2] == request
+
+
+OTHERS = tuple(f"wss://{number}.invalid" for number in range(MAX_AT_ONCE))
+
+
+@async_test
+async def test_by_hand_does_not_wait_for_rounds_with_others(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.hold.clear()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=(*OTHERS, A)), start=False) as manager:
+        for url in OTHERS:
+            manager.trigger(url, None)
+        await until(lambda: len(runs.at_once) == MAX_AT_ONCE)
+        manager.trigger(A, None)
+        await until(lambda: manager._context.turn._waiters)
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: A in runs.at_once)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: runs.urls.count(A) == 2)
+    assert runs.most == MAX_AT_ONCE + 1
+
+
+@async_test
+async def test_rounds_with_others_do_not_wait_for_those_by_hand(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.hold.clear()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=(A, *OTHERS)), start=False) as manager:
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: runs.at_once)
+        manager.start()
+        await until(lambda: len(runs.at_once) == 1 + MAX_AT_ONCE)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: runs.urls.count(A) == 2)
+
+
+@pytest.mark.parametrize("fetched", [0, 3])
+@async_test
+async def test_a_round_that_takes_too_long_gives_way_to_others(
+    fetched: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_loop, "MAX_ROUND_S", 0.05)
+    runs = FakeRuns()
+    runs.hold.clear()
+    runs.steps = [SyncProgress(fetched=fetched)]
+    async with managing(tmp_path, runs, replace(NEVER, peers=(*OTHERS, A))) as manager:
+        await until(lambda: state(manager).last_error)
+        found = state(manager)
+        assert found.last_error.startswith("it took 0.05 s and was broken off")
+        assert found.consecutive_failures == (0 if fetched else 1)
+        assert (found.events_synced, found.last_sync_s) == (fetched, 0)
+    assert runs.most == MAX_AT_ONCE
 
 
 @async_test

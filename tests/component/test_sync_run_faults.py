@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.component.async_test import async_test
 from tests.component.fake_peer import CLOSE, FakeRelay, PeerSide, event_frame, frame, scripted_peer, text_frame
+from tests.component.managed_peers import until
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 
@@ -19,7 +20,7 @@ from orly.negentropy.encoding import varint
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.sync.negentropy import download, fallback, run_reconcile, upload
-from orly.sync.negentropy.request import Direction, SyncFailedError
+from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgress
 
 OURS = notes(*range(400))
 THEIRS = notes(*range(200, 900))
@@ -723,6 +724,36 @@ async def test_rejected_events_are_said_and_not_sent_again(tmp_path: Path) -> No
         relay.verdict = lambda number, event: (True, "")
         assert (await own.sync(url)).is_complete
         assert set(relay.events) == hex_ids(OURS)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+@async_test
+async def test_what_a_sync_that_is_broken_off_found_out_is_remembered(how: str, tmp_path: Path) -> None:
+    class Relay(WithholdingRelay):
+        n_seen = 0
+
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            self.n_seen += 1
+            if self.n_seen <= 10:
+                await peer.send("OK", event["id"], False, "blocked: no")
+            elif how == "close" and self.n_seen == len(OURS) - 200:
+                await peer.close(1011, "out of order")
+
+    relay = Relay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS[::70])
+    async with side(tmp_path, OURS[:200]) as own, scripted_peer(relay.serve) as url:
+        syncing = asyncio.create_task(own.sync(url))
+
+        def has_settled() -> bool:
+            last = own.progress[-1] if own.progress else SyncProgress()
+            return (last.rejected, last.fetched, last.unavailable) == (10, 690, 10) and relay.n_seen == 200
+
+        if how == "cancel":
+            await until(has_settled)
+            syncing.cancel()
+        (error,) = await asyncio.gather(syncing, return_exceptions=True)
+        assert isinstance(error, asyncio.CancelledError if how == "cancel" else SyncFailedError)
+        assert len(own.memory) == (20 if how == "cancel" else 10)  # a peer that is failing may lack events for now
 
 
 @pytest.mark.parametrize(

@@ -368,6 +368,7 @@ class Downloads:
         tally.unavailable += len(ids)
         if len(tally.unavailable_ids) < MAX_REMEMBERED_IDS:
             tally.unavailable_ids.update(ids)
+        tally.tell()
         self._n_barren_ids += len(ids)
         if self._n_barren_ids > _MAX_BARREN_IDS:
             text = f"{self._context.peer.name} announced {self._n_barren_ids} events and sent none of them"

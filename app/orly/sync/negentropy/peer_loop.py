@@ -19,13 +19,26 @@ from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgres
 from orly.sync.negentropy.schedule import Cursor, first_delay_s, next_delay_s
 from orly.sync.negentropy.scope import narrowed
 
-__all__ = ["MAX_ASKED", "MAX_ERROR_CHARACTERS", "LoopContext", "PeerLine", "PeerLoop", "Runner", "SyncOptions"]
+__all__ = [
+    "MAX_ASKED",
+    "MAX_ERROR_CHARACTERS",
+    "MAX_ROUND_S",
+    "LoopContext",
+    "PeerLine",
+    "PeerLoop",
+    "Runner",
+    "SyncOptions",
+]
 
 MAX_ERROR_CHARACTERS: Final = 1000
 """Of why a round failed, which may quote the peer."""
 
 MAX_ASKED: Final = 16
 """Rounds of one peer that wait because they were asked for."""
+
+MAX_ROUND_S: Final = 15 * 60
+"""Then others have their turn, and the next round goes on where this one was: a peer that sends an event now and then
+makes headway for ever."""
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +121,16 @@ class PeerLine:
         finally:
             self.n_users -= 1
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a sync is under way or waits."""
+        return self.n_users > 0
+
+    async def free(self) -> None:
+        """Return after the one under way, and those that wait by now."""
+        async with self._lock:
+            pass
+
     @contextmanager
     def fresh_memory(self) -> Iterator[PeerMemory]:
         """For who asks for a sync and wants everything tried again; what that finds out is remembered."""
@@ -148,6 +171,10 @@ class _Asked:
     """A round that someone asked for; without a filter it is that of the settings."""
 
     filter: Filter | None
+
+
+class _TimeIsUpError(SyncFailedError):
+    """A round was broken off for the sake of others."""
 
 
 class PeerLoop:
@@ -246,7 +273,7 @@ class PeerLoop:
         return self._asked.popleft()
 
     async def _sync(self, asked: _Asked | None) -> None:
-        async with self.line.turn(), self._context.turn:
+        async with self._turn():
             self.is_syncing = True
             try:
                 if asked is None:
@@ -258,6 +285,21 @@ class PeerLoop:
                 self.is_syncing = False
                 await _to_its_end(self._context.keep(self))
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Around one round: among all rounds, and with this peer.
+
+        Whoever waits for the one does not hold the other. A sync by hand with this peer would wait for rounds with
+        others, or rounds with others for that sync.
+        """
+        while True:
+            await self.line.free()
+            async with self._context.turn:
+                if not self.line.is_busy:
+                    async with self.line.turn():
+                        yield
+                    return
+
     async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:
         options, url = self._context.options, self.state.url
         wanted = options.filter if asked is None or asked.filter is None else asked.filter
@@ -266,9 +308,10 @@ class PeerLoop:
         began_s, started_s = self._context.now_s(), self._context.monotonic_s()
         try:
             await refuse_own(self._context.address, url)
-            result = await self._context.run(request, memory, _ignore)
+            result = await self._run_for_a_while(request, memory)
         except SyncFailedError as error:
-            self._note_failure(str(error), error.progress)
+            is_failure = not (isinstance(error, _TimeIsUpError) and _moved(error.progress))
+            self._note_failure(str(error), error.progress, is_failure=is_failure)
         except StoreError as error:
             self._note_failure(f"the store failed: {error}", SyncProgress())
         else:
@@ -277,23 +320,41 @@ class PeerLoop:
                 self._cursor = self._cursor.after(
                     began_s=began_s,
                     took_s=took_s,
-                    moved=result.progress.fetched + result.progress.sent,
+                    moved=_moved(result.progress),
                     was_full=since_s is None,
                     is_settled=result.is_complete or result.is_settled,
                 )
             self._note_result(result, took_s)
 
-    def _note_failure(self, reason: str, progress: SyncProgress) -> None:
+    async def _run_for_a_while(self, request: SyncRequest, memory: PeerMemory) -> SyncResult:
+        reached = SyncProgress()
+
+        def note(progress: SyncProgress) -> None:
+            nonlocal reached
+            reached = progress
+
+        budget = asyncio.timeout(MAX_ROUND_S)
+        try:
+            async with budget:
+                return await self._context.run(request, memory, note)
+        except TimeoutError:
+            if not budget.expired():
+                raise
+            text = f"it took {MAX_ROUND_S:g} s and was broken off, for others have their turn; the next round goes on"
+            raise _TimeIsUpError(text, reached) from None
+
+    def _note_failure(self, reason: str, progress: SyncProgress, *, is_failure: bool = True) -> None:
         text = reason[:MAX_ERROR_CHARACTERS]
-        moved = progress.fetched + progress.sent
+        moved = _moved(progress)
         self._has_moved = moved > 0
         self.state = msgspec.structs.replace(
             self.state,
             events_synced=self.state.events_synced + moved,
             last_error=text,
-            consecutive_failures=self.state.consecutive_failures + 1,
+            consecutive_failures=self.state.consecutive_failures + 1 if is_failure else 0,
         )
-        log.warning(
+        log.log(
+            logging.WARNING if is_failure else logging.INFO,
             "%s; fetched %d, sent %d; %d in a row failed",
             text if self.state.url in text else f"{self.state.url}: {text}",
             progress.fetched,
@@ -303,7 +364,7 @@ class PeerLoop:
 
     def _note_result(self, result: SyncResult, took_s: float) -> None:
         progress = result.progress
-        moved = progress.fetched + progress.sent
+        moved = _moved(progress)
         problems = "; ".join(result.problems)[:MAX_ERROR_CHARACTERS]
         was_known = problems == self.state.last_error
         self.state = msgspec.structs.replace(
@@ -329,6 +390,11 @@ class PeerLoop:
         )
 
 
+def _moved(progress: SyncProgress) -> int:
+    """Events that were carried."""
+    return progress.fetched + progress.sent
+
+
 async def refuse_own(address: OwnAddress, url: str) -> None:
     """Check that a URL leads elsewhere.
 
@@ -351,7 +417,3 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if is_cancelled:
         raise asyncio.CancelledError
-
-
-def _ignore(progress: SyncProgress) -> None:
-    """Nobody watches a round in the background."""

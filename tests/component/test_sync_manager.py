@@ -219,6 +219,49 @@ async def test_a_round_that_is_asked_for_is_full_and_has_its_filter(tmp_path: Pa
 
 
 @async_test
+async def test_rounds_with_a_filter_take_the_place_of_none_by_the_clock(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    seconds = [0.0]
+    async with managing(tmp_path, runs, NEVER, monotonic_s=lambda: seconds[0]) as manager:
+        await until(lambda: manager._loops[A]._due_s)
+        due_s = manager._loops[A]._due_s
+        for wanted in (Filter(kinds=frozenset({5})), None):
+            seconds[0] += 10
+            n_requests = len(runs.requests)
+            manager.trigger(A, wanted)
+            await until(lambda: len(runs.requests) == n_requests + 1 and not manager._loops[A]._round)  # noqa: B023
+            assert manager._loops[A]._due_s == due_s + (20 if wanted is None else 0)
+        runs.hold.clear()
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: runs.at_once)
+        manager.trigger(A, Filter(kinds=frozenset({6})))
+        seconds[0] = 10_000.0
+        runs.hold.set()
+        await until(lambda: len(runs.requests) == 6)
+    assert [request.filter for request in runs.requests[-2:]] == [Filter(), Filter(kinds=frozenset({6}))]
+
+
+@async_test
+async def test_rounds_with_a_filter_do_not_hide_how_the_others_go(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.end = SyncFailedError("it hung up", SyncProgress())
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: state(manager).consecutive_failures == 1)
+        runs.end = done(fetched=3)
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: state(manager).events_synced == 3)
+        assert (state(manager).last_error, state(manager).consecutive_failures) == ("it hung up", 1)
+        runs.end = SyncFailedError("it hung up again", SyncProgress())
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: state(manager).last_error == "it hung up again")
+        assert state(manager).consecutive_failures == 1
+        runs.end = done(fetched=3)
+        manager.trigger(A, None)
+        await until(lambda: state(manager).events_synced == 6)
+        assert (state(manager).last_error, state(manager).consecutive_failures) == ("", 0)
+
+
+@async_test
 async def test_rounds_that_wait_are_bounded(tmp_path: Path) -> None:
     runs = FakeRuns()
     runs.hold.clear()

@@ -168,9 +168,19 @@ class LoopContext:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A round that someone asked for; without a filter it is that of the settings."""
+    """A round that someone asked for.
+
+    Attributes:
+        filter: Which events; None = as in the settings. With one it is no substitute for a round by the clock, and
+            says little about how those go.
+    """
 
     filter: Filter | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it does what a round by the clock would do."""
+        return self.filter is None
 
 
 class _TimeIsUpError(SyncFailedError):
@@ -237,6 +247,7 @@ class PeerLoop:
     async def _run(self) -> None:
         while True:
             asked = await self._next()
+            is_whole = asked is None or asked.is_whole
             self._is_due_anew = False
             self._round = asyncio.create_task(self._sync(asked))
             try:
@@ -247,8 +258,8 @@ class PeerLoop:
                 self._round = None
             if isinstance(error, Exception):
                 log.error("%s: the sync ended unexpectedly", self.state.url, exc_info=error)
-                self._note_failure(f"unexpected {type(error).__name__}", SyncProgress())
-            if not self._is_due_anew:
+                self._note_failure(f"unexpected {type(error).__name__}", SyncProgress(), is_whole=is_whole)
+            if is_whole and not self._is_due_anew:
                 self._due_s = self._context.monotonic_s() + self._pause_s()
 
     def _pause_s(self) -> float:
@@ -259,18 +270,19 @@ class PeerLoop:
         return next_delay_s(self._context.options.interval_s, failures, self._context.chance())
 
     async def _next(self) -> _Asked | None:
-        """What was asked for, or None when a round is due."""
-        while not self._asked:
+        """None when a round is due, or else what was asked for."""
+        while True:
             left_s = self._due_s - self._context.monotonic_s() if self._is_active else None
             if left_s is not None and left_s <= 0:
                 return None
+            if self._asked:
+                return self._asked.popleft()
             self._wake.clear()
             try:
                 async with asyncio.timeout(left_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        return self._asked.popleft()
 
     async def _sync(self, asked: _Asked | None) -> None:
         async with self._turn():
@@ -303,6 +315,7 @@ class PeerLoop:
     async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:
         options, url = self._context.options, self.state.url
         wanted = options.filter if asked is None or asked.filter is None else asked.filter
+        is_whole = asked is None or asked.is_whole
         since_s = self._cursor.since_s() if asked is None and wanted.limit is None else None
         request = options.request(url, narrowed(wanted, since_s=since_s))
         began_s, started_s = self._context.now_s(), self._context.monotonic_s()
@@ -311,9 +324,9 @@ class PeerLoop:
             result = await self._run_for_a_while(request, memory)
         except SyncFailedError as error:
             is_failure = not (isinstance(error, _TimeIsUpError) and _moved(error.progress))
-            self._note_failure(str(error), error.progress, is_failure=is_failure)
+            self._note_failure(str(error), error.progress, is_whole=is_whole, is_failure=is_failure)
         except StoreError as error:
-            self._note_failure(f"the store failed: {error}", SyncProgress())
+            self._note_failure(f"the store failed: {error}", SyncProgress(), is_whole=is_whole)
         else:
             took_s = self._context.monotonic_s() - started_s
             if asked is None:
@@ -324,7 +337,7 @@ class PeerLoop:
                     was_full=since_s is None,
                     is_settled=result.is_complete or result.is_settled,
                 )
-            self._note_result(result, took_s)
+            self._note_result(result, took_s, is_whole=is_whole)
 
     async def _run_for_a_while(self, request: SyncRequest, memory: PeerMemory) -> SyncResult:
         reached = SyncProgress()
@@ -343,15 +356,18 @@ class PeerLoop:
             text = f"it took {MAX_ROUND_S:g} s and was broken off, for others have their turn; the next round goes on"
             raise _TimeIsUpError(text, reached) from None
 
-    def _note_failure(self, reason: str, progress: SyncProgress, *, is_failure: bool = True) -> None:
+    def _note_failure(self, reason: str, progress: SyncProgress, *, is_whole: bool, is_failure: bool = True) -> None:
         text = reason[:MAX_ERROR_CHARACTERS]
         moved = _moved(progress)
-        self._has_moved = moved > 0
+        failures = self.state.consecutive_failures
+        if is_whole:
+            failures = failures + 1 if is_failure else 0
+            self._has_moved = moved > 0
         self.state = msgspec.structs.replace(
             self.state,
             events_synced=self.state.events_synced + moved,
             last_error=text,
-            consecutive_failures=self.state.consecutive_failures + 1 if is_failure else 0,
+            consecutive_failures=failures,
         )
         log.log(
             logging.WARNING if is_failure else logging.INFO,
@@ -362,7 +378,7 @@ class PeerLoop:
             self.state.consecutive_failures,
         )
 
-    def _note_result(self, result: SyncResult, took_s: float) -> None:
+    def _note_result(self, result: SyncResult, took_s: float, *, is_whole: bool) -> None:
         progress = result.progress
         moved = _moved(progress)
         problems = "; ".join(result.problems)[:MAX_ERROR_CHARACTERS]
@@ -371,9 +387,10 @@ class PeerLoop:
             self.state,
             last_sync_s=self._context.now_s(),
             events_synced=self.state.events_synced + moved,
-            last_error="" if result.is_complete else problems or "incomplete",
-            consecutive_failures=0,
         )
+        if is_whole:
+            last_error = "" if result.is_complete else problems or "incomplete"
+            self.state = msgspec.structs.replace(self.state, last_error=last_error, consecutive_failures=0)
         log.log(
             logging.INFO if moved or not (result.is_complete or was_known) else logging.DEBUG,
             "%s: fetched %d, sent %d, refused %d, rejected %d, unavailable %d, %d rounds, %d bytes in %.1f s%s",

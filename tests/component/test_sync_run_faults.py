@@ -534,7 +534,7 @@ async def test_events_that_never_come_are_asked_for_twice_and_remembered(tmp_pat
 async def test_so_much_may_be_lacking_where_nothing_is_fetched(
     most: int, direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_reconcile, "MAX_NOT_FETCHED", most)
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", most)
     async with side(tmp_path) as own, scripted_peer(FakeRelay(THEIRS).serve) as url:
         if most < len(THEIRS):
             await fails(own, url, "has more than 699 events that are not here: compare less at a time", direction)
@@ -542,9 +542,71 @@ async def test_so_much_may_be_lacking_where_nothing_is_fetched(
             assert (await own.sync(url, direction)).progress.need == 700
 
 
+@pytest.mark.parametrize("direction", [Direction.DOWN, Direction.BOTH])
+@pytest.mark.parametrize("most", [300, 700])
+@async_test
+async def test_what_is_more_than_one_sync_may_fetch_comes_with_the_next(
+    most: int, direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", most)
+    relay = HalfWayRelay(THEIRS, 1000)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, direction)
+        if most < len(THEIRS):
+            assert (result.is_complete, result.is_settled) == (False, False)
+            assert result.problems == (
+                "300 events of the peer were not here, the most for one sync: the next one goes on",
+            )
+            assert most < result.progress.need == result.progress.fetched < len(THEIRS)
+            fetched = result.progress.fetched
+            again = await own.sync(url, direction)
+            assert most < again.progress.fetched <= len(THEIRS) - fetched
+            result = await own.sync(url, direction)
+        assert result.is_complete
+        assert await own.ids() == hex_ids(THEIRS)
+
+
+def made_up(first: int) -> bytes:
+    """A negentropy message with 500 ids that do not exist, which calls for a next one."""
+    made = [sha256(str(number).encode()).digest() for number in range(first, first + 500)]
+    bound = varint(NOW_S + 2) + b"\0"
+    return b"\x61" + bound + b"\2" + varint(500) + b"".join(made) + b"\0\0\1" + b"x" * 16
+
+
+@async_test
+async def test_what_is_looked_at_once_more_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", 5_000)
+
+    class Relay(WithholdingRelay):
+        """Announces without end when it is asked once more."""
+
+        n_opened = n_made = 0
+
+        async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+            self.n_opened += 1
+            await super().on_neg_open(peer, sub_id, filter_, message)
+
+        async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+            if self.n_opened == 1:
+                await super().on_neg_msg(peer, sub_id, message)
+            else:
+                assert self.n_made < 20_000, "it is asked without end"
+                await peer.send("NEG-MSG", sub_id, made_up(self.n_made).hex())
+                self.n_made += 500
+
+    relay = Relay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS[::70])
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN)
+        assert relay.n_opened == 2
+        assert relay.n_made >= 5_000
+        assert result.progress.unavailable == len(relay.hidden - hex_ids(OURS))
+
+
+@pytest.mark.parametrize("rows", [[], [fake_event(key=1).raw]])
 @async_test
 async def test_what_did_not_come_is_settled_before_more_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_MAX_BARREN_IDS", 2_000)
 
@@ -554,13 +616,11 @@ async def test_what_did_not_come_is_settled_before_more_is_asked_for(
         n_made = 0
 
         async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
-            made = [sha256(str(number).encode()).digest() for number in range(self.n_made, self.n_made + 500)]
+            await peer.send("NEG-MSG", sub_id, made_up(self.n_made).hex())
             self.n_made += 500
-            bound = varint(NOW_S + 2) + b"\0"
-            answer = b"\x61" + bound + b"\2" + varint(500) + b"".join(made) + b"\0\0\1" + b"x" * 16
-            await peer.send("NEG-MSG", sub_id, answer.hex())
 
         async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            await send_events(peer, sub_id, rows)
             await peer.send("EOSE", sub_id)
 
     async with side(tmp_path, OURS) as own, scripted_peer(Relay().serve) as url:
@@ -577,6 +637,9 @@ async def test_a_peer_that_announces_and_sends_nothing_is_given_up(
     relay.hidden = frozenset(relay.events)
     async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
         await fails(own, url, "announced [0-9]+ events and sent none", batch_events=100)
+        assert 300 < len(own.memory) < 700
+        result = await own.sync(url, Direction.DOWN)
+        assert (result.progress.unavailable, result.is_settled) == (700, True)
 
 
 class ReqRelay(FakeRelay):

@@ -1,14 +1,15 @@
 """Syncing in the background: when, with whom, what is kept of it. The syncs themselves are made up."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.component.async_test import async_test
-from tests.component.managed_peers import NEVER, NOW_S, QUICK, A, B, FakeRuns, done, managing, state, until
+from tests.component.managed_peers import DEADLINE_S, NEVER, NOW_S, QUICK, A, B, FakeRuns, done, managing, state, until
 
 from orly import clock
 from orly.nostr.filter import Filter
@@ -17,7 +18,7 @@ from orly.sync.negentropy import peer_loop
 from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, TooManyError, UnknownPeerError
 from orly.sync.negentropy.own_address import OwnAddress
 from orly.sync.negentropy.peer_loop import MAX_ASKED, MAX_ERROR_CHARACTERS
-from orly.sync.negentropy.peer_memory import Why
+from orly.sync.negentropy.peer_memory import PeerMemory, Why
 from orly.sync.negentropy.peers import MAX_PEERS, PeerBook, PeerBookError, PeerState
 from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgress, SyncRequest
 from orly.sync.negentropy.schedule import OVERLAP_S
@@ -503,6 +504,69 @@ async def test_there_is_one_sync_with_a_relay_also_when_it_is_no_peer_any_more(t
         assert (await first, await second) == (done(), done())
         await until(lambda: state(manager).last_sync_s)
     assert runs.most == 1
+
+
+@async_test
+async def test_there_is_one_sync_with_a_relay_also_while_it_becomes_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+
+    def load_late(book: PeerBook, url: str, *, now_s: int) -> PeerMemory:
+        assert may_load.wait(DEADLINE_S)
+        memory = PeerMemory()
+        memory.note(b"1" * 32, Why.REFUSED, now_s=now_s)
+        return memory
+
+    monkeypatch.setattr(PeerBook, "load_memory", load_late)
+    runs = FakeRuns()
+    runs.note = b"2" * 32
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=()), start=False) as manager:
+        adding = asyncio.create_task(manager.add(A))
+        await until(lambda: manager._changing.locked())
+        assert await manager.sync(request, lambda _: None) == done()
+        runs.hold.clear()
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: runs.at_once)
+        may_load.set()
+        await adding
+        manager.trigger(A, None)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: state(manager).last_sync_s or state(manager).last_error)
+        assert state(manager).last_error == ""
+        memory = manager._loops[A].line.memory
+        assert [memory.why_not_pull(each * 32, now_s=NOW_S) for each in (b"1", b"2")] == [Why.REFUSED] * 2
+        assert manager._others == {}
+    assert (len(runs.requests), runs.most) == (3, 1)
+
+
+@async_test
+async def test_there_is_one_sync_with_a_relay_also_while_it_ceases_to_be_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_save, save = threading.Event(), PeerBook.save
+
+    def save_late(book: PeerBook, states: Iterable[PeerState]) -> None:
+        assert may_save.wait(DEADLINE_S)
+        save(book, states)
+
+    monkeypatch.setattr(PeerBook, "save", save_late)
+    runs = FakeRuns()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: runs.requests and not runs.at_once)  # the round is over, and its state is being kept
+        line = manager._loops[A].line
+        removing = asyncio.create_task(manager.remove(A))
+        await until(lambda: A not in manager._loops)
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: line.n_users == 3)
+        assert runs.urls == [A]
+        may_save.set()
+        await removing
+        assert await by_hand == done()
+        assert manager._others == {}
 
 
 @async_test

@@ -100,7 +100,7 @@ class PeerLine:
     Attributes:
         memory: What those rounds need not carry again.
         kept_version: Of the memory, which is on the disk.
-        n_users: Syncs that are under way or wait.
+        n_users: Syncs that are under way or wait, and who else relies on there being no other line.
     """
 
     __slots__ = ("_lock", "kept_version", "memory", "n_users")
@@ -114,10 +114,16 @@ class PeerLine:
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around one sync: it waits for the one under way."""
-        self.n_users += 1
-        try:
+        with self.in_use():
             async with self._lock:
                 yield
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around what needs it to be the line of its URL."""
+        self.n_users += 1
+        try:
+            yield
         finally:
             self.n_users -= 1
 

@@ -70,7 +70,7 @@ class SyncSettings(BaseModel):
     negentropy_max_sets_bytes: Size = _clients(
         "ORLY_NEGENTROPY_MAX_MEMORY",
         "512MiB",
-        "Memory that sets built for clients may take; the set of everything is not counted.",
+        "Memory that sets built for clients may take, those of one a quarter; the set of everything is not counted.",
         ge=MIB,
         le=TIB,
     )

@@ -79,10 +79,10 @@ class FakeRuns:
         return [request.url for request in self.requests]
 
 
-def done(*, fetched: int = 0, sent: int = 0, problems: tuple[str, ...] = ()) -> SyncResult:
+def done(*, fetched: int = 0, sent: int = 0, problems: tuple[str, ...] = (), is_settled: bool = False) -> SyncResult:
     """How a sync ends that comes to its end."""
     progress = SyncProgress(phase=Phase.DONE, fetched=fetched, sent=sent)
-    return SyncResult(progress=progress, is_complete=not problems, problems=problems)
+    return SyncResult(progress=progress, is_complete=not problems, is_settled=is_settled, problems=problems)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tests.factory import NOW_S, make_event
 
+from orly.intake.plugin import WritePlugin
 from orly.intake.policy import WritePolicy
 from orly.intake.verify import Verifier
 from orly.nostr.event import EncodedEvent
@@ -49,6 +50,7 @@ class Side:
         memory: Of its one peer.
         progress: What the last sync told.
         time: Its clock, Unix seconds, in the one element.
+        plugin: Judges what is pulled.
     """
 
     store: LmdbStore
@@ -58,13 +60,14 @@ class Side:
     policy: WritePolicy = POLICY
     memory: PeerMemory = field(default_factory=PeerMemory)
     progress: list[SyncProgress] = field(default_factory=list)
+    plugin: WritePlugin | None = None
 
     def now_s(self) -> int:
         return self.time[0]
 
     @property
     def door(self) -> Door:
-        return Door(self.store, self.policy, self.verifier, self.now_s)
+        return Door(self.store, self.policy, self.verifier, self.now_s, plugin=self.plugin)
 
     async def fill(self, events: Sequence[EncodedEvent]) -> None:
         """Store events without looking at their signatures."""

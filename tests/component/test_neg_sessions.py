@@ -220,12 +220,14 @@ async def test_a_set_that_is_too_large_is_refused_with_the_maximum(tmp_path: Pat
 @async_test
 async def test_no_room_for_a_set(tmp_path: Path, kind: str) -> None:
     async with sets_world(tmp_path, kind) as world:
-        world.local._keeper.max_sets_bytes = 2 * ITEM_BYTES
+        world.local._keeper.max_client_bytes = 2 * ITEM_BYTES
         await world.fill(fake_event(), fake_event(content="x"))
         await world.sets.open("c", "1", NOTES, FIRST)
         error = await refusal(world.sets.open("c", "2", NOTES, FIRST))
         assert (error.word, error.max_items) == ("blocked", None)
-        assert "80 bytes" in str(error)
+        assert "the sets of this connection take 80 bytes" in str(error)
+        await world.sets.open("d", "2", NOTES, FIRST)
+        world.sets.gone("d")
         world.sets.gone("c")
         await settled(world)
         await world.sets.open("c", "2", NOTES, FIRST)

@@ -32,7 +32,7 @@ from orly.store.base import (
     StoreUnavailableError,
 )
 from orly.sync.negentropy import full_set, sets
-from orly.sync.negentropy.sets import SetKeeper, SetsFullError
+from orly.sync.negentropy.sets import CLIENT_SHARE, SetKeeper, SetsFullError
 
 PUBLIC: Final = ReadScope()
 READER: Final = ReadScope(readers=frozenset(KEYS[1:2]))
@@ -410,34 +410,80 @@ async def test_a_set_may_have_exactly_so_many_items(tmp_path: Path) -> None:
     kinds = Query(filters=(Filter(kinds=frozenset({1})),), scope=PUBLIC)
     async with keeping(tmp_path, max_items=5) as (world, keeper):
         await world.put(*[fake_event(created_at=NOW_S + n) for n in range(5)])
-        lease = await keeper.lease(kinds)
+        lease = await keeper.lease(kinds, "c")
         assert len(lease.items) == 5
         lease.release()
         await world.put(fake_event(content="one too many"))
         with pytest.raises(CountTooLargeError):
-            await keeper.lease(kinds)
+            await keeper.lease(kinds, "c")
         with pytest.raises(CountTooLargeError):
             await keeper.snapshot(kinds, max_items=5)
         assert len(await keeper.snapshot(kinds)) == 6
-        assert len((await keeper.lease(EVERYTHING)).items) == 6
+        assert len((await keeper.lease(EVERYTHING, "c")).items) == 6
         assert keeper.held_bytes == 0
 
 
 @async_test
 async def test_all_sets_may_take_so_much_memory(tmp_path: Path) -> None:
     kinds = Query(filters=(Filter(kinds=frozenset({1})),), scope=PUBLIC)
-    async with keeping(tmp_path, max_sets_bytes=10 * ITEM_BYTES) as (world, keeper):
+    async with keeping(tmp_path, max_sets_bytes=CLIENT_SHARE * 5 * ITEM_BYTES) as (world, keeper):
         await world.put(*[fake_event(created_at=NOW_S + n) for n in range(5)])
-        first, second = await keeper.lease(kinds), await keeper.lease(kinds)
-        assert keeper.held_bytes == 10 * ITEM_BYTES
-        with pytest.raises(SetsFullError, match="take 400 bytes, and 400 is the maximum"):
-            await keeper.lease(kinds)
-        first.release()
-        first.release()
-        third = await keeper.lease(kinds)
-        second.release()
-        third.release()
+        leases = [await keeper.lease(kinds, str(number)) for number in range(CLIENT_SHARE)]
+        assert keeper.held_bytes == 20 * ITEM_BYTES
+        with pytest.raises(SetsFullError, match="the sets of all clients take 800 bytes, and 800 is the maximum"):
+            await keeper.lease(kinds, "late")
+        leases[0].release()
+        leases[0].release()
+        leases[0] = await keeper.lease(kinds, "late")
+        for lease in leases:
+            lease.release()
         assert keeper.held_bytes == 0
+        assert not keeper._clients
+
+
+@async_test
+async def test_the_sets_of_one_client_may_take_a_part_of_it(tmp_path: Path) -> None:
+    kinds = Query(filters=(Filter(kinds=frozenset({1})),), scope=PUBLIC)
+    one = Query(filters=(Filter(kinds=frozenset({7})),), scope=PUBLIC)
+    async with keeping(tmp_path, max_sets_bytes=CLIENT_SHARE * 5 * ITEM_BYTES) as (world, keeper):
+        await world.put(*[fake_event(created_at=NOW_S + n) for n in range(4)], fake_event(kind=7))
+        first, second = await keeper.lease(kinds, "c"), await keeper.lease(one, "c")
+        with pytest.raises(SetsFullError, match="the sets of this connection take 200 bytes, and 200 is the maximum"):
+            await keeper.lease(one, "c")
+        await keeper.lease(EVERYTHING, "c")
+        await keeper.lease(one, "d")
+        second.release()
+        await keeper.lease(one, "c")
+        first.release()
+        await world.put(fake_event(content="one more"), fake_event(content="one too many"))
+        with pytest.raises(CountTooLargeError):
+            await keeper.lease(kinds, "e")
+        assert keeper.max_items == 5
+        assert keeper._clients.keys() == {"c", "d"}
+
+
+@async_test
+async def test_one_client_has_one_set_read_at_a_time(tmp_path: Path) -> None:
+    def asked(kind: int) -> Query:
+        return Query(filters=(Filter(kinds=frozenset({kind})),), scope=PUBLIC)
+
+    async with keeping(tmp_path) as (world, keeper):
+        store = world.store
+        assert isinstance(store, FedStore)
+        store.reading.clear()
+        greedy = [asyncio.create_task(keeper.lease(asked(kind), "greedy")) for kind in range(5)]
+        await store.asked(1)
+        other = asyncio.create_task(keeper.lease(asked(10), "other"))
+        await store.asked(2)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert store.item_calls == [asked(0), asked(10)]
+        for task in greedy[1:4]:
+            task.cancel()
+        store.reading.set()
+        await asyncio.gather(*greedy, other, return_exceptions=True)
+        assert store.item_calls == [asked(0), asked(10), asked(4)]
+        assert not keeper._clients
 
 
 @async_test
@@ -445,19 +491,19 @@ async def test_a_readers_own_private_events_are_bounded_as_others(tmp_path: Path
     asked = Query(filters=(Filter(),), scope=READER)
     async with keeping(tmp_path, max_items=10, max_sets_bytes=1 << 30) as (world, keeper):
         await world.put(*[fake_event(key=1, kind=4, created_at=NOW_S + n) for n in range(10)])
-        lease = await keeper.lease(asked)
+        lease = await keeper.lease(asked, "c")
         assert len(lease.items) == 10
         lease.release()
         await world.put(gift_wrap(KEYS[1], key=2))
         with pytest.raises(CountTooLargeError):
-            await keeper.lease(asked)
+            await keeper.lease(asked, "c")
         assert len(await keeper.snapshot(asked)) == 11
         assert keeper.held_bytes == 0
         store = world.store
         assert isinstance(store, FedStore)
         n_calls = len(store.item_calls)
         store.reading.clear()
-        leases = [asyncio.create_task(keeper.lease(asked)) for _ in range(5)]
+        leases = [asyncio.create_task(keeper.lease(asked, str(number))) for number in range(5)]
         await store.asked(n_calls + 1)
         store.reading.set()
         found = await asyncio.gather(*leases, return_exceptions=True)

@@ -22,12 +22,13 @@ from tests.factory import (
     vanish_event,
 )
 
+from orly.access.decide import NO_SNAPSHOT
 from orly.access.levels import Mode
 from orly.access.snapshot import KeyChange, KindChange, ListName, Rules, Snapshot
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.store.base import SaveResult, SaveStatus, StoreError
-from orly.sync.ingest import SLICE_EVENTS, Door, OfferResult
+from orly.sync.ingest import SLICE_EVENTS, Deferral, Door, OfferResult
 
 
 def door_of(own: Side, **limits: Any) -> Door:
@@ -65,7 +66,6 @@ async def test_good_events_are_stored_and_told_on_the_feed(tmp_path: Path) -> No
         (lambda: make_event(content="x" * 500), {"max_event_bytes": 500}, "invalid: event has .* bytes"),
         (lambda: make_event(tags=[["t", "a"]] * 3), {"max_event_tags": 2}, "invalid: event has 3 tags"),
         (lambda: make_event(created_at=NOW_S - 101), {"max_created_at_past_s": 100.0}, "invalid: created_at is more"),
-        (lambda: make_event(created_at=NOW_S + 901), {}, "invalid: created_at is more than 900 s in the future"),
         (lambda: make_event(), {"min_pow_difficulty": 40}, "pow: "),
         (lambda: make_event(kind=22_242), {}, "invalid: kind 22242 is a credential"),
         (lambda: make_event(tags=[["-"]]), {}, "blocked: a protected event is taken from its author only"),
@@ -85,6 +85,24 @@ async def test_the_rules_for_clients_hold(
         assert [each for each, _ in result.refused] == [event.id]
         assert re.match(reason, result.refused[0][1])
         assert await own.ids() == {good.event.id}
+
+
+@pytest.mark.parametrize(("ahead_s", "future_s"), [(901, 900.0), (86_400, 0.0), (2, 1.5)])
+@async_test
+async def test_what_is_ahead_of_our_clock_is_refused_until_it_is_not(
+    ahead_s: int, future_s: float, tmp_path: Path
+) -> None:
+    event = make_event(created_at=NOW_S + ahead_s)
+    async with side(tmp_path) as own:
+        result = await offer(own, event, max_created_at_future_s=future_s)
+        (deferral,) = result.deferred
+        assert result.refused == []
+        assert deferral.reason == f"invalid: created_at is more than {future_s:g} s in the future"
+        assert deferral.until_s is not None
+        own.time[0] = deferral.until_s - 1
+        assert (await offer(own, event, max_created_at_future_s=future_s)).deferred == [deferral]
+        own.time[0] = deferral.until_s
+        assert (await offer(own, event, max_created_at_future_s=future_s)).stored == [event.id]
 
 
 @async_test
@@ -200,7 +218,8 @@ async def test_whose_events_may_be_stored_is_asked(tmp_path: Path) -> None:
     async with side(tmp_path) as own:
         door = Door(own.store, POLICY, own.verifier, own.now_s, access)
         unknown = await door.offer(raws, None)
-        assert [reason.partition(":")[0] for _, reason in unknown.refused] == ["error"] * 5
+        assert unknown.deferred == [Deferral(event.id, str(NO_SNAPSHOT)) for event in events]
+        assert unknown.refused == []
         access.snapshot = lists
         result = await door.offer(raws, None)
     assert result.stored == [events[0].id, events[1].id]

@@ -1,22 +1,24 @@
 """Syncing in the background: when, with whom, what is kept of it. The syncs themselves are made up."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.component.async_test import async_test
-from tests.component.managed_peers import NEVER, NOW_S, QUICK, A, B, FakeRuns, done, managing, state, until
+from tests.component.managed_peers import DEADLINE_S, NEVER, NOW_S, QUICK, A, B, FakeRuns, done, managing, state, until
 
 from orly import clock
 from orly.nostr.filter import Filter
 from orly.store.base import StoreUnavailableError
+from orly.sync.negentropy import peer_loop
 from orly.sync.negentropy.manager import MAX_AT_ONCE, MAX_BY_HAND, TooManyError, UnknownPeerError
 from orly.sync.negentropy.own_address import OwnAddress
 from orly.sync.negentropy.peer_loop import MAX_ASKED, MAX_ERROR_CHARACTERS
-from orly.sync.negentropy.peer_memory import Why
+from orly.sync.negentropy.peer_memory import PeerMemory, Why
 from orly.sync.negentropy.peers import MAX_PEERS, PeerBook, PeerBookError, PeerState
 from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgress, SyncRequest
 from orly.sync.negentropy.schedule import OVERLAP_S
@@ -60,6 +62,19 @@ async def test_a_peer_that_takes_long_is_asked_for_new_events_only(tmp_path: Pat
     async with managing(tmp_path, runs, monotonic_s=long_rounds()):
         await until(lambda: len(runs.requests) >= 3)
     assert [request.filter.since for request in runs.requests[:3]] == [0, NOW_S - OVERLAP_S, NOW_S - OVERLAP_S]
+
+
+@pytest.mark.parametrize(("is_settled", "since_s"), [(True, NOW_S - OVERLAP_S), (False, 0)])
+@async_test
+async def test_what_no_round_would_bring_does_not_make_the_next_a_full_one(
+    is_settled: bool, since_s: int, tmp_path: Path
+) -> None:
+    runs = FakeRuns()
+    runs.end = done(problems=("2 events rejected by the peer: blocked: no",), is_settled=is_settled)
+    async with managing(tmp_path, runs, monotonic_s=long_rounds()) as manager:
+        await until(lambda: len(runs.requests) >= 2)
+        assert state(manager).last_error == "2 events rejected by the peer: blocked: no"
+    assert runs.requests[1].filter.since == since_s
 
 
 @async_test
@@ -205,6 +220,49 @@ async def test_a_round_that_is_asked_for_is_full_and_has_its_filter(tmp_path: Pa
 
 
 @async_test
+async def test_rounds_with_a_filter_take_the_place_of_none_by_the_clock(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    seconds = [0.0]
+    async with managing(tmp_path, runs, NEVER, monotonic_s=lambda: seconds[0]) as manager:
+        await until(lambda: manager._loops[A]._due_s)
+        due_s = manager._loops[A]._due_s
+        for wanted in (Filter(kinds=frozenset({5})), None):
+            seconds[0] += 10
+            n_requests = len(runs.requests)
+            manager.trigger(A, wanted)
+            await until(lambda: len(runs.requests) == n_requests + 1 and not manager._loops[A]._round)  # noqa: B023
+            assert manager._loops[A]._due_s == due_s + (20 if wanted is None else 0)
+        runs.hold.clear()
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: runs.at_once)
+        manager.trigger(A, Filter(kinds=frozenset({6})))
+        seconds[0] = 10_000.0
+        runs.hold.set()
+        await until(lambda: len(runs.requests) == 6)
+    assert [request.filter for request in runs.requests[-2:]] == [Filter(), Filter(kinds=frozenset({6}))]
+
+
+@async_test
+async def test_rounds_with_a_filter_do_not_hide_how_the_others_go(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.end = SyncFailedError("it hung up", SyncProgress())
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: state(manager).consecutive_failures == 1)
+        runs.end = done(fetched=3)
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: state(manager).events_synced == 3)
+        assert (state(manager).last_error, state(manager).consecutive_failures) == ("it hung up", 1)
+        runs.end = SyncFailedError("it hung up again", SyncProgress())
+        manager.trigger(A, Filter(kinds=frozenset({5})))
+        await until(lambda: state(manager).last_error == "it hung up again")
+        assert state(manager).consecutive_failures == 1
+        runs.end = done(fetched=3)
+        manager.trigger(A, None)
+        await until(lambda: state(manager).events_synced == 6)
+        assert (state(manager).last_error, state(manager).consecutive_failures) == ("", 0)
+
+
+@async_test
 async def test_rounds_that_wait_are_bounded(tmp_path: Path) -> None:
     runs = FakeRuns()
     runs.hold.clear()
@@ -276,6 +334,26 @@ async def test_what_is_remembered_of_events_outlives_a_restart_but_not_the_peer(
 
 
 @async_test
+async def test_what_is_remembered_is_written_only_when_it_has_changed(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.note = b"1" * 32
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: list((tmp_path / "sync").glob("*.ids")))
+        (kept,) = (tmp_path / "sync").glob("*.ids")
+        await until(lambda: not manager._loops[A].is_syncing)
+        kept.unlink()
+        runs.note = None
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 2 and state(manager).last_sync_s)
+        manager.trigger(A, None)
+        await until(lambda: len(runs.requests) == 3)
+        assert not kept.exists()
+        runs.note = b"2" * 32
+        manager.trigger(A, None)
+        await until(kept.exists)
+
+
+@async_test
 async def test_by_hand_waits_for_the_round_under_way(tmp_path: Path) -> None:
     runs = FakeRuns()
     runs.hold.clear()
@@ -290,6 +368,61 @@ async def test_by_hand_waits_for_the_round_under_way(tmp_path: Path) -> None:
         assert (await by_hand, await other) == (done(), done())
         assert len(told) == 2
         assert runs.requests[2] == request
+
+
+OTHERS = tuple(f"wss://{number}.invalid" for number in range(MAX_AT_ONCE))
+
+
+@async_test
+async def test_by_hand_does_not_wait_for_rounds_with_others(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.hold.clear()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=(*OTHERS, A)), start=False) as manager:
+        for url in OTHERS:
+            manager.trigger(url, None)
+        await until(lambda: len(runs.at_once) == MAX_AT_ONCE)
+        manager.trigger(A, None)
+        await until(lambda: manager._context.turn._waiters)
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: A in runs.at_once)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: runs.urls.count(A) == 2)
+    assert runs.most == MAX_AT_ONCE + 1
+
+
+@async_test
+async def test_rounds_with_others_do_not_wait_for_those_by_hand(tmp_path: Path) -> None:
+    runs = FakeRuns()
+    runs.hold.clear()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=(A, *OTHERS)), start=False) as manager:
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: runs.at_once)
+        manager.start()
+        await until(lambda: len(runs.at_once) == 1 + MAX_AT_ONCE)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: runs.urls.count(A) == 2)
+
+
+@pytest.mark.parametrize("fetched", [0, 3])
+@async_test
+async def test_a_round_that_takes_too_long_gives_way_to_others(
+    fetched: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_loop, "MAX_ROUND_S", 0.05)
+    runs = FakeRuns()
+    runs.hold.clear()
+    runs.steps = [SyncProgress(fetched=fetched)]
+    async with managing(tmp_path, runs, replace(NEVER, peers=(*OTHERS, A))) as manager:
+        await until(lambda: state(manager).last_error)
+        found = state(manager)
+        assert found.last_error.startswith("it took 0.05 s and was broken off")
+        assert found.consecutive_failures == (0 if fetched else 1)
+        assert (found.events_synced, found.last_sync_s) == (fetched, 0)
+    assert runs.most == MAX_AT_ONCE
 
 
 @async_test
@@ -371,6 +504,69 @@ async def test_there_is_one_sync_with_a_relay_also_when_it_is_no_peer_any_more(t
         assert (await first, await second) == (done(), done())
         await until(lambda: state(manager).last_sync_s)
     assert runs.most == 1
+
+
+@async_test
+async def test_there_is_one_sync_with_a_relay_also_while_it_becomes_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_load = threading.Event()
+
+    def load_late(book: PeerBook, url: str, *, now_s: int) -> PeerMemory:
+        assert may_load.wait(DEADLINE_S)
+        memory = PeerMemory()
+        memory.note(b"1" * 32, Why.REFUSED, now_s=now_s)
+        return memory
+
+    monkeypatch.setattr(PeerBook, "load_memory", load_late)
+    runs = FakeRuns()
+    runs.note = b"2" * 32
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, replace(NEVER, peers=()), start=False) as manager:
+        adding = asyncio.create_task(manager.add(A))
+        await until(lambda: manager._changing.locked())
+        assert await manager.sync(request, lambda _: None) == done()
+        runs.hold.clear()
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: runs.at_once)
+        may_load.set()
+        await adding
+        manager.trigger(A, None)
+        runs.hold.set()
+        assert await by_hand == done()
+        await until(lambda: state(manager).last_sync_s or state(manager).last_error)
+        assert state(manager).last_error == ""
+        memory = manager._loops[A].line.memory
+        assert [memory.why_not_pull(each * 32, now_s=NOW_S) for each in (b"1", b"2")] == [Why.REFUSED] * 2
+        assert manager._others == {}
+    assert (len(runs.requests), runs.most) == (3, 1)
+
+
+@async_test
+async def test_there_is_one_sync_with_a_relay_also_while_it_ceases_to_be_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_save, save = threading.Event(), PeerBook.save
+
+    def save_late(book: PeerBook, states: Iterable[PeerState]) -> None:
+        assert may_save.wait(DEADLINE_S)
+        save(book, states)
+
+    monkeypatch.setattr(PeerBook, "save", save_late)
+    runs = FakeRuns()
+    request = SyncRequest(url=A, filter=Filter(), direction=Direction.DOWN)
+    async with managing(tmp_path, runs, NEVER) as manager:
+        await until(lambda: runs.requests and not runs.at_once)  # the round is over, and its state is being kept
+        line = manager._loops[A].line
+        removing = asyncio.create_task(manager.remove(A))
+        await until(lambda: A not in manager._loops)
+        by_hand = asyncio.create_task(manager.sync(request, lambda _: None))
+        await until(lambda: line.n_users == 3)
+        assert runs.urls == [A]
+        may_save.set()
+        await removing
+        assert await by_hand == done()
+        assert manager._others == {}
 
 
 @async_test

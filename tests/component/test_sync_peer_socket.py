@@ -2,15 +2,17 @@
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha1
 from re import search
 
+import pytest
 from tests.component.peer_sink import QUICK
 from tests.transport import run_async
 from tests.wsclient import DEADLINE_S, until
 
-from orly.sync.peer import PeerClosedError, PeerError, PeerSilentError
+from orly.sync.peer import PeerClosedError, PeerError, PeerSilentError, PeerUnreachableError
 from orly.sync.peer_socket import PeerSocket
 
 OPTIONS = replace(QUICK, answer_timeout_s=DEADLINE_S)
@@ -78,14 +80,49 @@ def open_socket() -> tuple[PeerSocket, FakeTransport, User]:
     user, transport = User(), FakeTransport()
     socket = PeerSocket("ws://peer.invalid", OPTIONS, user)
     socket.connection_made(transport)
+    shake_hands(socket, transport)
+    assert socket.is_open
+    return socket, transport, user
+
+
+def shake_hands(socket: PeerSocket, transport: FakeTransport) -> None:
     found = search(rb"Sec-WebSocket-Key: (\S+)", transport.written)
     assert found is not None
     accept = b64encode(sha1(found[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
     socket.data_received(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
-    states = [socket.is_open]
+    assert not socket.is_open
     socket.data_received(b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept)
-    assert [*states, socket.is_open] == [False, True]
-    return socket, transport, user
+
+
+@pytest.mark.parametrize("how", ["cancelled before", "cancelled after", "too late"])
+def test_nothing_is_left_of_a_connection_that_is_given_up_when_it_opens(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        transport, loop = FakeTransport(), asyncio.get_running_loop()
+        timeout_s = 0.01 if how == "too late" else DEADLINE_S
+        socket = PeerSocket("ws://peer.invalid", replace(OPTIONS, connect_timeout_s=timeout_s), User())
+
+        async def create(factory: Callable[[], PeerSocket], *address: object, ssl: None) -> object:
+            factory().connection_made(transport)
+            return transport, socket
+
+        monkeypatch.setattr(loop, "create_connection", create)
+        socket._opened.add_done_callback(lambda _: None if socket.is_open else shake_hands(socket, transport))
+        connecting = asyncio.create_task(socket.connect())
+        await until(lambda: transport.written)
+        match how:
+            case "cancelled before":
+                connecting.cancel()
+            case "cancelled after":
+                shake_hands(socket, transport)
+                connecting.cancel()
+        (error,) = await asyncio.gather(connecting, return_exceptions=True)
+        assert isinstance(error, PeerUnreachableError if how == "too late" else asyncio.CancelledError)
+        assert transport.aborted
+        socket.connection_lost(None)
+
+    run_async(main())
 
 
 def test_a_peer_that_reads_but_says_nothing_is_alive() -> None:

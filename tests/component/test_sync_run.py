@@ -1,8 +1,9 @@
 """One sync with a relay that behaves well: every direction, exact ids, numbers that add up, nothing twice."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
@@ -18,7 +19,11 @@ from tests.factory import (
     make_event,
 )
 
+from orly.access.decide import NO_SNAPSHOT
+from orly.intake.plugin import CANNOT_ASK, WritePlugin
+from orly.intake.plugin_lines import Asked, Judgement
 from orly.nostr.filter import Filter
+from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import HiddenKey
 from orly.sync.negentropy.request import Direction, Phase, SyncProgress
 
@@ -219,20 +224,22 @@ async def test_replaced_events_are_missing_on_neither_side(tmp_path: Path) -> No
         assert result.is_complete, result.problems
 
 
+@pytest.mark.parametrize("reason", ["blocked: this event is gone", "error: try again"])
 @async_test
-async def test_a_deletion_from_the_peer_takes_its_target_here(tmp_path: Path) -> None:
+async def test_a_deletion_from_the_peer_takes_its_target_here(reason: str, tmp_path: Path) -> None:
     target = notes(1)[0]
     deletion = delete_event(target, created_at=NOW_S - 1, signed=True)
 
     class Deleting(FakeRelay):
         async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
-            await peer.send("OK", event["id"], False, "blocked: this event was deleted")
+            await peer.send("OK", event["id"], False, reason)
 
     relay = Deleting([deletion])
     async with side(tmp_path, [target]) as own, scripted_peer(relay.serve) as url:
         result = await own.sync(url)
         assert await own.ids() == set(relay.events) == {deletion.event.id}
         assert result.is_complete, result.problems
+        assert result.is_settled
         assert result.progress.unneeded == 1
 
 
@@ -272,3 +279,58 @@ async def test_what_our_rules_refuse_is_said_and_not_fetched_again(tmp_path: Pat
         own.time[0] += 86_400
         own.policy = POLICY
         assert (await own.sync(url, Direction.DOWN)).progress.fetched == 1
+
+
+class Judge:
+    """A write policy that says the same of every event."""
+
+    def __init__(self, judgement: Judgement) -> None:
+        self.judgement = judgement
+
+    async def judge(self, asked: Sequence[Asked]) -> list[Judgement]:
+        return [self.judgement] * len(asked)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "is_for_good"),
+    [
+        (CANNOT_ASK, False),
+        (NO_SNAPSHOT, False),
+        (Refusal(Prefix.RATE_LIMITED, "not so fast"), False),
+        (Refusal(Prefix.BLOCKED, "no"), True),
+        (Refusal(Prefix.POW, "no"), True),
+    ],
+    ids=str,
+)
+@async_test
+async def test_what_is_refused_for_now_is_fetched_again(refusal: Refusal, is_for_good: bool, tmp_path: Path) -> None:
+    relay = FakeRelay(notes(*range(20)))
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        own.plugin = cast(WritePlugin, Judge(refusal))
+        first = await own.sync(url, Direction.DOWN)
+        assert not first.is_complete
+        assert first.problems == (f"20 events refused by us: {refusal} (20)",)
+        assert first.progress.refused == 20
+        assert first.is_settled == is_for_good
+        own.plugin = None
+        again = await own.sync(url, Direction.DOWN)
+        assert again.progress.fetched == (0 if is_for_good else 20)
+        assert again.is_complete != is_for_good
+
+
+@pytest.mark.parametrize(("ahead_s", "wait_s"), [(1000, 100), (86_400 + 901, 86_400)])
+@async_test
+async def test_what_is_ahead_of_our_clock_is_fetched_when_it_is_not(ahead_s: int, wait_s: int, tmp_path: Path) -> None:
+    relay = FakeRelay([make_event(created_at=NOW_S + ahead_s)])
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        refused = "1 event refused by us: invalid: created_at is more than 900 s in the future (1)"
+        first = await own.sync(url, Direction.DOWN)
+        assert (first.problems, first.is_settled) == ((refused,), True)
+        n_messages = len(relay.log)
+        own.time[0] += wait_s - 1
+        assert not (await own.sync(url, Direction.DOWN)).is_complete
+        assert "REQ" not in kinds_of(relay.log, n_messages)
+        own.time[0] += 1
+        again = await own.sync(url, Direction.DOWN)
+        assert again.progress.fetched == (ahead_s - wait_s <= 900)
+        assert "REQ" in kinds_of(relay.log, n_messages)

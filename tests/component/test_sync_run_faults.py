@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.component.async_test import async_test
 from tests.component.fake_peer import CLOSE, FakeRelay, PeerSide, event_frame, frame, scripted_peer, text_frame
+from tests.component.managed_peers import until
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 
@@ -19,7 +20,7 @@ from orly.negentropy.encoding import varint
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
 from orly.sync.negentropy import download, fallback, run_reconcile, upload
-from orly.sync.negentropy.request import Direction, SyncFailedError
+from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgress
 
 OURS = notes(*range(400))
 THEIRS = notes(*range(200, 900))
@@ -533,7 +534,7 @@ async def test_events_that_never_come_are_asked_for_twice_and_remembered(tmp_pat
 async def test_so_much_may_be_lacking_where_nothing_is_fetched(
     most: int, direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_reconcile, "MAX_NOT_FETCHED", most)
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", most)
     async with side(tmp_path) as own, scripted_peer(FakeRelay(THEIRS).serve) as url:
         if most < len(THEIRS):
             await fails(own, url, "has more than 699 events that are not here: compare less at a time", direction)
@@ -541,9 +542,71 @@ async def test_so_much_may_be_lacking_where_nothing_is_fetched(
             assert (await own.sync(url, direction)).progress.need == 700
 
 
+@pytest.mark.parametrize("direction", [Direction.DOWN, Direction.BOTH])
+@pytest.mark.parametrize("most", [300, 700])
+@async_test
+async def test_what_is_more_than_one_sync_may_fetch_comes_with_the_next(
+    most: int, direction: Direction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", most)
+    relay = HalfWayRelay(THEIRS, 1000)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, direction)
+        if most < len(THEIRS):
+            assert (result.is_complete, result.is_settled) == (False, False)
+            assert result.problems == (
+                "300 events of the peer were not here, the most for one sync: the next one goes on",
+            )
+            assert most < result.progress.need == result.progress.fetched < len(THEIRS)
+            fetched = result.progress.fetched
+            again = await own.sync(url, direction)
+            assert most < again.progress.fetched <= len(THEIRS) - fetched
+            result = await own.sync(url, direction)
+        assert result.is_complete
+        assert await own.ids() == hex_ids(THEIRS)
+
+
+def made_up(first: int) -> bytes:
+    """A negentropy message with 500 ids that do not exist, which calls for a next one."""
+    made = [sha256(str(number).encode()).digest() for number in range(first, first + 500)]
+    bound = varint(NOW_S + 2) + b"\0"
+    return b"\x61" + bound + b"\2" + varint(500) + b"".join(made) + b"\0\0\1" + b"x" * 16
+
+
+@async_test
+async def test_what_is_looked_at_once_more_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", 5_000)
+
+    class Relay(WithholdingRelay):
+        """Announces without end when it is asked once more."""
+
+        n_opened = n_made = 0
+
+        async def on_neg_open(self, peer: PeerSide, sub_id: str, filter_: dict[str, Any], message: bytes) -> None:
+            self.n_opened += 1
+            await super().on_neg_open(peer, sub_id, filter_, message)
+
+        async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
+            if self.n_opened == 1:
+                await super().on_neg_msg(peer, sub_id, message)
+            else:
+                assert self.n_made < 20_000, "it is asked without end"
+                await peer.send("NEG-MSG", sub_id, made_up(self.n_made).hex())
+                self.n_made += 500
+
+    relay = Relay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS[::70])
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN)
+        assert relay.n_opened == 2
+        assert relay.n_made >= 5_000
+        assert result.progress.unavailable == len(relay.hidden - hex_ids(OURS))
+
+
+@pytest.mark.parametrize("rows", [[], [fake_event(key=1).raw]])
 @async_test
 async def test_what_did_not_come_is_settled_before_more_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "_MAX_BARREN_IDS", 2_000)
 
@@ -553,13 +616,11 @@ async def test_what_did_not_come_is_settled_before_more_is_asked_for(
         n_made = 0
 
         async def on_neg_msg(self, peer: PeerSide, sub_id: str, message: bytes) -> None:
-            made = [sha256(str(number).encode()).digest() for number in range(self.n_made, self.n_made + 500)]
+            await peer.send("NEG-MSG", sub_id, made_up(self.n_made).hex())
             self.n_made += 500
-            bound = varint(NOW_S + 2) + b"\0"
-            answer = b"\x61" + bound + b"\2" + varint(500) + b"".join(made) + b"\0\0\1" + b"x" * 16
-            await peer.send("NEG-MSG", sub_id, answer.hex())
 
         async def on_req(self, peer: PeerSide, sub_id: str, filters: list[Any]) -> None:
+            await send_events(peer, sub_id, rows)
             await peer.send("EOSE", sub_id)
 
     async with side(tmp_path, OURS) as own, scripted_peer(Relay().serve) as url:
@@ -576,6 +637,9 @@ async def test_a_peer_that_announces_and_sends_nothing_is_given_up(
     relay.hidden = frozenset(relay.events)
     async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
         await fails(own, url, "announced [0-9]+ events and sent none", batch_events=100)
+        assert 300 < len(own.memory) < 700
+        result = await own.sync(url, Direction.DOWN)
+        assert (result.progress.unavailable, result.is_settled) == (700, True)
 
 
 class ReqRelay(FakeRelay):
@@ -712,15 +776,47 @@ async def test_rejected_events_are_said_and_not_sent_again(tmp_path: Path) -> No
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
         first = await own.sync(url)
         assert (first.progress.sent, first.progress.rejected) == (300, 100)
+        assert first.is_settled
         assert first.problems == ("100 events rejected by the peer: blocked: no (100)",)
         again = await own.sync(url)
         assert relay.n_seen == 400
         assert (again.progress.sent, again.progress.rejected) == (0, 100)
+        assert again.is_settled
         assert not again.is_complete
         own.time[0] += 86_400
         relay.verdict = lambda number, event: (True, "")
         assert (await own.sync(url)).is_complete
         assert set(relay.events) == hex_ids(OURS)
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+@async_test
+async def test_what_a_sync_that_is_broken_off_found_out_is_remembered(how: str, tmp_path: Path) -> None:
+    class Relay(WithholdingRelay):
+        n_seen = 0
+
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            self.n_seen += 1
+            if self.n_seen <= 10:
+                await peer.send("OK", event["id"], False, "blocked: no")
+            elif how == "close" and self.n_seen == len(OURS) - 200:
+                await peer.close(1011, "out of order")
+
+    relay = Relay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS[::70])
+    async with side(tmp_path, OURS[:200]) as own, scripted_peer(relay.serve) as url:
+        syncing = asyncio.create_task(own.sync(url))
+
+        def has_settled() -> bool:
+            last = own.progress[-1] if own.progress else SyncProgress()
+            return (last.rejected, last.fetched, last.unavailable) == (10, 690, 10) and relay.n_seen == 200
+
+        if how == "cancel":
+            await until(has_settled)
+            syncing.cancel()
+        (error,) = await asyncio.gather(syncing, return_exceptions=True)
+        assert isinstance(error, asyncio.CancelledError if how == "cancel" else SyncFailedError)
+        assert len(own.memory) == (20 if how == "cancel" else 10)  # a peer that is failing may lack events for now
 
 
 @pytest.mark.parametrize(
@@ -731,7 +827,8 @@ async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Pat
     relay = JudgingRelay([])
     relay.verdict = lambda number, event: (False, reason) if number <= 10 else (True, "")
     async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
-        assert (await own.sync(url)).progress.rejected == 10
+        first = await own.sync(url)
+        assert (first.progress.rejected, first.is_settled) == (10, False)
         assert (await own.sync(url)).is_complete
         assert set(relay.events) == hex_ids(OURS)
 
@@ -776,6 +873,7 @@ async def test_one_ok_missing_and_others_twice(tmp_path: Path) -> None:
         result = await own.sync(url, timeout_s=QUICK_S)
         assert await own.ids() == set(relay.events) == BOTH
         assert (result.progress.sent, result.progress.rejected) == (199, 1)
+        assert not result.is_settled
         assert result.problems == ("1 event rejected by the peer: the peer did not answer (1)",)
         assert (await own.sync(url)).is_complete
 
@@ -864,6 +962,7 @@ async def test_a_second_that_no_page_shows_all_of_is_said(tmp_path: Path) -> Non
         result = await own.sync(url, Direction.DOWN, batch_events=20)
         assert result.progress.fetched == 22
         assert not result.is_complete
+        assert not result.is_settled
         assert result.problems == (
             f"the peer lacks negentropy and shows only some of its events of one second (created_at {NOW_S - 500})",
         )

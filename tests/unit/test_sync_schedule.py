@@ -48,7 +48,7 @@ def test_the_first_round_comes_soon(interval_s: float, chance: float, delay_s: f
 
 def after_full(*, took_s: float = COSTLY_S, moved: int = 0) -> Cursor:
     """The state after a complete first round, which compared everything."""
-    return Cursor().after(began_s=NOW_S, took_s=took_s, moved=moved, was_full=True, is_complete=True)
+    return Cursor().after(began_s=NOW_S, took_s=took_s, moved=moved, was_full=True, is_settled=True)
 
 
 def test_nothing_compared_means_everything_is_next() -> None:
@@ -58,7 +58,7 @@ def test_nothing_compared_means_everything_is_next() -> None:
 def test_after_a_costly_round_the_next_looks_at_new_events_only() -> None:
     cursor = after_full()
     assert cursor.since_s() == NOW_S - OVERLAP_S
-    later = cursor.after(began_s=NOW_S + 60, took_s=0, moved=0, was_full=False, is_complete=True)
+    later = cursor.after(began_s=NOW_S + 60, took_s=0, moved=0, was_full=False, is_settled=True)
     assert later.since_s() == NOW_S + 60 - OVERLAP_S
 
 
@@ -75,12 +75,12 @@ def test_one_of_ten_rounds_compares_everything() -> None:
     was_full = []
     for number in range(3 * FULL_EVERY):
         was_full.append(cursor.since_s() is None)
-        cursor = cursor.after(began_s=NOW_S + number, took_s=COSTLY_S, moved=0, was_full=was_full[-1], is_complete=True)
+        cursor = cursor.after(began_s=NOW_S + number, took_s=COSTLY_S, moved=0, was_full=was_full[-1], is_settled=True)
     assert was_full == ([True] + [False] * (FULL_EVERY - 1)) * 3
 
 
 def test_a_round_that_left_something_out_is_followed_by_a_full_one() -> None:
-    assert after_full().after(began_s=NOW_S, took_s=9, moved=0, was_full=False, is_complete=False).since_s() is None
+    assert after_full().after(began_s=NOW_S, took_s=9, moved=0, was_full=False, is_settled=False).since_s() is None
 
 
 def test_time_does_not_begin_before_its_begin() -> None:

@@ -1,6 +1,7 @@
 """Which events this relay takes: limits and rules that need no store. Pure; every door asks it."""
 
 from collections.abc import Collection
+from math import ceil
 from re import compile as compile_re
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
             return _invalid(f"event has {len(event.raw)} bytes, the maximum is {self.max_event_bytes}")
         if len(fields.tags) > self.max_event_tags:
             return _invalid(f"event has {len(fields.tags)} tags, the maximum is {self.max_event_tags}")
-        if fields.created_at > now_s + self.max_created_at_future_s:
+        if self.too_early_until_s(event, now_s=now_s) is not None:
             return _invalid(f"created_at is more than {self.max_created_at_future_s:.15g} s in the future")
         if self.max_created_at_past_s and fields.created_at < now_s - self.max_created_at_past_s:
             return _invalid(f"created_at is more than {self.max_created_at_past_s:.15g} s in the past")
@@ -74,6 +75,11 @@ class WritePolicy(msgspec.Struct, frozen=True, kw_only=True):
         if fields.pubkey in self.curators and (unreadable := refuse_config(fields)) is not None:
             return unreadable
         return self._check_author(fields, authenticated)
+
+    def too_early_until_s(self, event: EncodedEvent, *, now_s: int) -> int | None:
+        """When an event that is too far ahead of our clock will not be any more, in Unix seconds; None = it is not."""
+        ahead_s = event.event.created_at - self.max_created_at_future_s
+        return ceil(ahead_s) if ahead_s > now_s else None
 
     def _check_author(self, event: Event, authenticated: Collection[str]) -> Refusal | None:
         bypass = self.nip46_bypass_auth and event.kind == NOSTR_CONNECT

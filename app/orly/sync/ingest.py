@@ -20,13 +20,31 @@ from orly.nostr.kinds import is_ephemeral
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import EventStore, SaveResult, SaveStatus, StoreError
 
-__all__ = ["SLICE_EVENTS", "Checked", "Door", "HasSnapshot", "OfferResult"]
+__all__ = ["SLICE_EVENTS", "Checked", "Deferral", "Door", "HasSnapshot", "OfferResult"]
 
 SLICE_EVENTS: Final = 128
 """Events decoded and verified at a stretch, about 4 ms; then others on the event loop have their turn."""
 
+_PASSING: Final = frozenset({Prefix.ERROR, Prefix.RATE_LIMITED})
+"""Refusals that say nothing about the event."""
+
 _OUTSIDE: Final = "invalid: it does not match the filter that was asked for"
 _NOT_FROM_AUTHOR: Final = Refusal(Prefix.BLOCKED, "a protected event is taken from its author only")
+
+
+@dataclass(frozen=True, slots=True)
+class Deferral:
+    """An event that is refused for now.
+
+    Attributes:
+        event_id: Which.
+        reason: Why, as it would be given to a client.
+        until_s: From when on it is not refused for that reason, in Unix seconds; None = that may be any time.
+    """
+
+    event_id: bytes
+    reason: str
+    until_s: int | None = None
 
 
 @dataclass(slots=True)
@@ -38,6 +56,7 @@ class OfferResult:
         known: Here already.
         unwanted: Not to be kept: replaced, deleted, vanished, expired or ephemeral.
         refused: Against our rules, with the reason as it would be given to a client.
+        deferred: Refused too, but not for good.
         n_unasked: Events that nobody asked for, and what is no event at all.
     """
 
@@ -45,6 +64,7 @@ class OfferResult:
     known: list[bytes] = field(default_factory=list)
     unwanted: list[bytes] = field(default_factory=list)
     refused: list[tuple[bytes, str]] = field(default_factory=list)
+    deferred: list[Deferral] = field(default_factory=list)
     n_unasked: int = 0
 
 
@@ -151,7 +171,7 @@ class Door:
                 case Ruling.SHADOWED:
                     checked.result.unwanted.append(event.id)
                 case Refusal():
-                    checked.result.refused.append((event.id, str(judgement)))
+                    _refuse(checked.result, event.id, judgement)
                 case _:
                     assert_never(judgement)
 
@@ -213,7 +233,7 @@ class Door:
             if refusal is not None:
                 if refusal.prefix is Prefix.AUTH_REQUIRED:
                     refusal = _NOT_FROM_AUTHOR
-                result.refused.append((event.id, str(refusal)))
+                _refuse(result, event.id, refusal, self._policy.too_early_until_s(event, now_s=now_s))
             elif is_ephemeral(event.event.kind):
                 result.unwanted.append(event.id)
             elif matching is not None and not matches(matching, event.event):
@@ -227,6 +247,14 @@ class Door:
             return None
         snapshot = self._access.snapshot
         return NO_SNAPSHOT if snapshot is None else refuse_write(snapshot, event, ANYBODY)
+
+
+def _refuse(result: OfferResult, event_id: bytes, refusal: Refusal, until_s: int | None = None) -> None:
+    """Note a refusal; with `until_s` it holds until then only."""
+    if until_s is not None or refusal.prefix in _PASSING:
+        result.deferred.append(Deferral(event_id, str(refusal), until_s))
+    else:
+        result.refused.append((event_id, str(refusal)))
 
 
 def _refuse_unreadable(error: EventError, wanted: MutableSet[bytes] | None, result: OfferResult) -> None:

@@ -110,17 +110,19 @@ class PeerSocket(PeerOutbox):
         assert handshake is not None
         tls = (self._options.tls or _system_tls()) if handshake.is_secure else None
         transport: asyncio.BaseTransport | None = None
+        is_connected = False
         try:
             async with asyncio.timeout(self._options.connect_timeout_s):
                 transport, _ = await self._loop.create_connection(lambda: self, handshake.host, handshake.port, ssl=tls)
                 refusal = await self._opened
+            is_connected = refusal is None
         except TimeoutError as error:
             text = f"{self.name} did not answer within {self._options.connect_timeout_s:g} s"
             raise PeerUnreachableError(text) from error
         except (OSError, ValueError) as error:  # the latter for names that no host can have
             raise PeerUnreachableError(f"{self.name} cannot be reached{because(error)}") from error
         finally:
-            if transport is not None and not self.is_open:
+            if transport is not None and not is_connected:  # the end of the handshake may have come too late
                 self._transport.abort()
         if refusal is not None:
             raise refusal

@@ -34,7 +34,7 @@ _MAX_REFUSED_FETCHES: Final = 12
 """A peer that refuses so many REQs at a stretch, however short, sends nothing at all."""
 
 _MAX_BARREN_IDS: Final = 200_000
-"""A peer that announces so many events at a stretch without sending one never will."""
+"""A peer that announces so many events at a stretch without sending one that is stored never will."""
 
 _MAX_UNASKED: Final = 1000
 """Events that nobody asked for, above as many as were stored."""
@@ -284,7 +284,6 @@ class Downloads:
             save = loop.create_task(self._save(await checking))
             self._saves.add(save)
             save.add_done_callback(partial(self._saved, sum(map(len, rows))))
-        self._n_barren_ids = 0
 
     async def _save(self, checked: Checked) -> OfferResult:
         return await self._context.door.save(checked)
@@ -309,6 +308,8 @@ class Downloads:
     def _count(self, result: OfferResult) -> None:
         context = self._context
         tally, memory, now_s = context.tally, context.memory, context.now_s()
+        if result.stored or result.known:
+            self._n_barren_ids = 0
         tally.fetched += len(result.stored)
         tally.known += len(result.known)
         tally.unwanted += len(result.unwanted)
@@ -317,6 +318,10 @@ class Downloads:
         for event_id, reason in result.refused:
             tally.refuse(reason)
             memory.note(event_id, Why.REFUSED, now_s=now_s)
+        for deferral in result.deferred:
+            tally.refuse(deferral.reason, is_passing=deferral.until_s is None)
+            if deferral.until_s is not None:  # what is ahead of our clock is new in every round
+                memory.note(deferral.event_id, Why.REFUSED, now_s=now_s, until_s=deferral.until_s)
         self._n_unasked += result.n_unasked
         tally.tell()
         if self._n_unasked > _MAX_UNASKED + tally.fetched:
@@ -364,7 +369,10 @@ class Downloads:
         tally.unavailable += len(ids)
         if len(tally.unavailable_ids) < MAX_REMEMBERED_IDS:
             tally.unavailable_ids.update(ids)
+        tally.tell()
         self._n_barren_ids += len(ids)
         if self._n_barren_ids > _MAX_BARREN_IDS:
+            # The next sync need not end in the same way.
+            self._context.memory.note_all(tally.unavailable_ids, Why.UNAVAILABLE, now_s=self._context.now_s())
             text = f"{self._context.peer.name} announced {self._n_barren_ids} events and sent none of them"
             raise PeerRefusedError(text, "")

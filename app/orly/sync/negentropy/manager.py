@@ -166,8 +166,7 @@ class SyncManager:
             try:
                 await self._save()
             except PeerBookError:
-                del self._loops[url]
-                await loop.close()
+                await self._give_up(url)
                 raise
             loop.set_active(self._is_active)
             log.info("%s is a peer now", url)
@@ -179,12 +178,9 @@ class SyncManager:
             PeerBookError: That cannot be kept, and after a restart it would be there again.
         """
         async with self._changing:
-            loop = self._loops.pop(url, None)
-            if loop is None:
+            if url not in self._loops:
                 return
-            await loop.close()
-            if loop.line.n_users:
-                self._others[url] = loop.line  # a sync by hand is under way, and there is to be one at a time
+            await self._give_up(url)
             await self._save()
             await asyncio.to_thread(self._book.save_memory, url, b"")
             log.info("%s is no peer any more", url)
@@ -217,8 +213,7 @@ class SyncManager:
                     with line.fresh_memory() as memory:
                         return await self._context.run(request, memory, on_progress)
             finally:
-                if not line.n_users and self._others.get(request.url) is line:
-                    del self._others[request.url]
+                self._forget_unused(request.url, line)
         finally:
             self._by_hand -= 1
 
@@ -228,12 +223,29 @@ class SyncManager:
             loop.set_active(is_active)
 
     async def _take_up(self, state: PeerState) -> PeerLoop:
-        line = self._others.pop(state.url, None)
-        if line is None:
-            now_s = self._context.now_s()
-            line = PeerLine(await asyncio.to_thread(self._book.load_memory, state.url, now_s=now_s))
-        loop = self._loops[state.url] = PeerLoop(state, line, self._context)
+        """Make it a peer. Syncs by hand may begin meanwhile, and have the same line."""
+        url, is_new = state.url, state.url not in self._others
+        line = self._line(url)
+        with line.in_use():
+            if is_new:
+                memory = await asyncio.to_thread(self._book.load_memory, url, now_s=self._context.now_s())
+                memory.take_in(line.memory)
+                line.memory = memory
+            loop = self._loops[url] = PeerLoop(state, line, self._context)
+            del self._others[url]
         return loop
+
+    async def _give_up(self, url: str) -> None:
+        """Make it none; with syncs by hand it is as in `_take_up`."""
+        loop = self._loops.pop(url)
+        line = self._others[url] = loop.line
+        with line.in_use():
+            await loop.close()
+        self._forget_unused(url, line)
+
+    def _forget_unused(self, url: str, line: PeerLine) -> None:
+        if not line.n_users and self._others.get(url) is line:
+            del self._others[url]
 
     def _line(self, url: str) -> PeerLine:
         if (loop := self._loops.get(url)) is not None:
@@ -254,8 +266,10 @@ class SyncManager:
 
     def _keep_memory(self, loop: PeerLoop) -> None:
         """On another thread; nothing else uses the memory meanwhile, for the loop holds its lock."""
-        if loop.state.url in self._loops:
-            self._book.save_memory(loop.state.url, loop.line.memory.to_bytes())
+        line = loop.line
+        if loop.state.url in self._loops and line.memory.version != line.kept_version:
+            self._book.save_memory(loop.state.url, line.memory.to_bytes(now_s=self._context.now_s()))
+            line.kept_version = line.memory.version
 
     async def _save(self) -> None:
         async with self._saving:

@@ -19,13 +19,26 @@ from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgres
 from orly.sync.negentropy.schedule import Cursor, first_delay_s, next_delay_s
 from orly.sync.negentropy.scope import narrowed
 
-__all__ = ["MAX_ASKED", "MAX_ERROR_CHARACTERS", "LoopContext", "PeerLine", "PeerLoop", "Runner", "SyncOptions"]
+__all__ = [
+    "MAX_ASKED",
+    "MAX_ERROR_CHARACTERS",
+    "MAX_ROUND_S",
+    "LoopContext",
+    "PeerLine",
+    "PeerLoop",
+    "Runner",
+    "SyncOptions",
+]
 
 MAX_ERROR_CHARACTERS: Final = 1000
 """Of why a round failed, which may quote the peer."""
 
 MAX_ASKED: Final = 16
 """Rounds of one peer that wait because they were asked for."""
+
+MAX_ROUND_S: Final = 15 * 60
+"""Then others have their turn, and the next round goes on where this one was: a peer that sends an event now and then
+makes headway for ever."""
 
 log = logging.getLogger(__name__)
 
@@ -86,25 +99,43 @@ class PeerLine:
 
     Attributes:
         memory: What those rounds need not carry again.
-        n_users: Syncs that are under way or wait.
+        kept_version: Of the memory, which is on the disk.
+        n_users: Syncs that are under way or wait, and who else relies on there being no other line.
     """
 
-    __slots__ = ("_lock", "memory", "n_users")
+    __slots__ = ("_lock", "kept_version", "memory", "n_users")
 
     def __init__(self, memory: PeerMemory) -> None:
         self._lock = asyncio.Lock()
         self.memory = memory
+        self.kept_version = 0
         self.n_users = 0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Around one sync: it waits for the one under way."""
-        self.n_users += 1
-        try:
+        with self.in_use():
             async with self._lock:
                 yield
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around what needs it to be the line of its URL."""
+        self.n_users += 1
+        try:
+            yield
         finally:
             self.n_users -= 1
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a sync is under way or waits."""
+        return self.n_users > 0
+
+    async def free(self) -> None:
+        """Return after the one under way, and those that wait by now."""
+        async with self._lock:
+            pass
 
     @contextmanager
     def fresh_memory(self) -> Iterator[PeerMemory]:
@@ -143,9 +174,23 @@ class LoopContext:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A round that someone asked for; without a filter it is that of the settings."""
+    """A round that someone asked for.
+
+    Attributes:
+        filter: Which events; None = as in the settings. With one it is no substitute for a round by the clock, and
+            says little about how those go.
+    """
 
     filter: Filter | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it does what a round by the clock would do."""
+        return self.filter is None
+
+
+class _TimeIsUpError(SyncFailedError):
+    """A round was broken off for the sake of others."""
 
 
 class PeerLoop:
@@ -208,6 +253,7 @@ class PeerLoop:
     async def _run(self) -> None:
         while True:
             asked = await self._next()
+            is_whole = asked is None or asked.is_whole
             self._is_due_anew = False
             self._round = asyncio.create_task(self._sync(asked))
             try:
@@ -218,8 +264,8 @@ class PeerLoop:
                 self._round = None
             if isinstance(error, Exception):
                 log.error("%s: the sync ended unexpectedly", self.state.url, exc_info=error)
-                self._note_failure(f"unexpected {type(error).__name__}", SyncProgress())
-            if not self._is_due_anew:
+                self._note_failure(f"unexpected {type(error).__name__}", SyncProgress(), is_whole=is_whole)
+            if is_whole and not self._is_due_anew:
                 self._due_s = self._context.monotonic_s() + self._pause_s()
 
     def _pause_s(self) -> float:
@@ -230,21 +276,22 @@ class PeerLoop:
         return next_delay_s(self._context.options.interval_s, failures, self._context.chance())
 
     async def _next(self) -> _Asked | None:
-        """What was asked for, or None when a round is due."""
-        while not self._asked:
+        """None when a round is due, or else what was asked for."""
+        while True:
             left_s = self._due_s - self._context.monotonic_s() if self._is_active else None
             if left_s is not None and left_s <= 0:
                 return None
+            if self._asked:
+                return self._asked.popleft()
             self._wake.clear()
             try:
                 async with asyncio.timeout(left_s):
                     await self._wake.wait()
             except TimeoutError:
                 continue
-        return self._asked.popleft()
 
     async def _sync(self, asked: _Asked | None) -> None:
-        async with self.line.turn(), self._context.turn:
+        async with self._turn():
             self.is_syncing = True
             try:
                 if asked is None:
@@ -256,42 +303,80 @@ class PeerLoop:
                 self.is_syncing = False
                 await _to_its_end(self._context.keep(self))
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Around one round: among all rounds, and with this peer.
+
+        Whoever waits for the one does not hold the other. A sync by hand with this peer would wait for rounds with
+        others, or rounds with others for that sync.
+        """
+        while True:
+            await self.line.free()
+            async with self._context.turn:
+                if not self.line.is_busy:
+                    async with self.line.turn():
+                        yield
+                    return
+
     async def _sync_now(self, asked: _Asked | None, memory: PeerMemory) -> None:
         options, url = self._context.options, self.state.url
         wanted = options.filter if asked is None or asked.filter is None else asked.filter
+        is_whole = asked is None or asked.is_whole
         since_s = self._cursor.since_s() if asked is None and wanted.limit is None else None
         request = options.request(url, narrowed(wanted, since_s=since_s))
         began_s, started_s = self._context.now_s(), self._context.monotonic_s()
         try:
             await refuse_own(self._context.address, url)
-            result = await self._context.run(request, memory, _ignore)
+            result = await self._run_for_a_while(request, memory)
         except SyncFailedError as error:
-            self._note_failure(str(error), error.progress)
+            is_failure = not (isinstance(error, _TimeIsUpError) and _moved(error.progress))
+            self._note_failure(str(error), error.progress, is_whole=is_whole, is_failure=is_failure)
         except StoreError as error:
-            self._note_failure(f"the store failed: {error}", SyncProgress())
+            self._note_failure(f"the store failed: {error}", SyncProgress(), is_whole=is_whole)
         else:
             took_s = self._context.monotonic_s() - started_s
             if asked is None:
                 self._cursor = self._cursor.after(
                     began_s=began_s,
                     took_s=took_s,
-                    moved=result.progress.fetched + result.progress.sent,
+                    moved=_moved(result.progress),
                     was_full=since_s is None,
-                    is_complete=result.is_complete,
+                    is_settled=result.is_complete or result.is_settled,
                 )
-            self._note_result(result, took_s)
+            self._note_result(result, took_s, is_whole=is_whole)
 
-    def _note_failure(self, reason: str, progress: SyncProgress) -> None:
+    async def _run_for_a_while(self, request: SyncRequest, memory: PeerMemory) -> SyncResult:
+        reached = SyncProgress()
+
+        def note(progress: SyncProgress) -> None:
+            nonlocal reached
+            reached = progress
+
+        budget = asyncio.timeout(MAX_ROUND_S)
+        try:
+            async with budget:
+                return await self._context.run(request, memory, note)
+        except TimeoutError:
+            if not budget.expired():
+                raise
+            text = f"it took {MAX_ROUND_S:g} s and was broken off, for others have their turn; the next round goes on"
+            raise _TimeIsUpError(text, reached) from None
+
+    def _note_failure(self, reason: str, progress: SyncProgress, *, is_whole: bool, is_failure: bool = True) -> None:
         text = reason[:MAX_ERROR_CHARACTERS]
-        moved = progress.fetched + progress.sent
-        self._has_moved = moved > 0
+        moved = _moved(progress)
+        failures = self.state.consecutive_failures
+        if is_whole:
+            failures = failures + 1 if is_failure else 0
+            self._has_moved = moved > 0
         self.state = msgspec.structs.replace(
             self.state,
             events_synced=self.state.events_synced + moved,
             last_error=text,
-            consecutive_failures=self.state.consecutive_failures + 1,
+            consecutive_failures=failures,
         )
-        log.warning(
+        log.log(
+            logging.WARNING if is_failure else logging.INFO,
             "%s; fetched %d, sent %d; %d in a row failed",
             text if self.state.url in text else f"{self.state.url}: {text}",
             progress.fetched,
@@ -299,18 +384,19 @@ class PeerLoop:
             self.state.consecutive_failures,
         )
 
-    def _note_result(self, result: SyncResult, took_s: float) -> None:
+    def _note_result(self, result: SyncResult, took_s: float, *, is_whole: bool) -> None:
         progress = result.progress
-        moved = progress.fetched + progress.sent
+        moved = _moved(progress)
         problems = "; ".join(result.problems)[:MAX_ERROR_CHARACTERS]
         was_known = problems == self.state.last_error
         self.state = msgspec.structs.replace(
             self.state,
             last_sync_s=self._context.now_s(),
             events_synced=self.state.events_synced + moved,
-            last_error="" if result.is_complete else problems or "incomplete",
-            consecutive_failures=0,
         )
+        if is_whole:
+            last_error = "" if result.is_complete else problems or "incomplete"
+            self.state = msgspec.structs.replace(self.state, last_error=last_error, consecutive_failures=0)
         log.log(
             logging.INFO if moved or not (result.is_complete or was_known) else logging.DEBUG,
             "%s: fetched %d, sent %d, refused %d, rejected %d, unavailable %d, %d rounds, %d bytes in %.1f s%s",
@@ -325,6 +411,11 @@ class PeerLoop:
             took_s,
             f": {problems}" if problems else "",
         )
+
+
+def _moved(progress: SyncProgress) -> int:
+    """Events that were carried."""
+    return progress.fetched + progress.sent
 
 
 async def refuse_own(address: OwnAddress, url: str) -> None:
@@ -349,7 +440,3 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     task.result()
     if is_cancelled:
         raise asyncio.CancelledError
-
-
-def _ignore(progress: SyncProgress) -> None:
-    """Nobody watches a round in the background."""

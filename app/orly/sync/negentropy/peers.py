@@ -17,7 +17,7 @@ from orly.sync.negentropy.peer_memory import PeerMemory
 __all__ = ["MAX_PEERS", "PEERS_FILE", "PeerBook", "PeerBookError", "PeerState"]
 
 MAX_PEERS: Final = 1000
-"""Each costs a task, and the memory of up to 100,000 ids."""
+"""Each costs a task, and the memory of up to 1,000,000 ids, which is 16 MB."""
 
 PEERS_FILE: Final = "negentropy.json"
 """In the directory `sync` of the data directory."""

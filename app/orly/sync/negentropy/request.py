@@ -152,6 +152,7 @@ class SyncResult:
         progress: The final numbers.
         is_complete: Both sides hold the same events in the directions asked for. What this store deleted, replaced or
             let expire is not missing.
+        is_settled: What is missing, if anything, is refused for good or never sent: the next sync would not bring it.
         problems: What is missing and why, and what else an operator should know; lines for people, a few.
         have_ids: What only this store had, 32 bytes each; with `list_ids` only.
         need_ids: What only the peer had.
@@ -159,6 +160,7 @@ class SyncResult:
 
     progress: SyncProgress
     is_complete: bool
+    is_settled: bool = False
     problems: tuple[str, ...] = ()
     have_ids: tuple[bytes, ...] = ()
     need_ids: tuple[bytes, ...] = ()

@@ -24,7 +24,7 @@ from orly.sync.negentropy.request import (
 from orly.sync.negentropy.run_context import Room, SyncContext, Tally, stored_ids
 from orly.sync.negentropy.run_reconcile import Differences
 from orly.sync.negentropy.upload import Uploads
-from orly.sync.peer import PeerConnection, PeerError, PeerOptions, PeerSilentError
+from orly.sync.peer import PeerConnection, PeerError, PeerOptions, PeerRefusedError, PeerSilentError
 
 __all__ = ["sync_with_peer"]
 
@@ -106,6 +106,14 @@ class _Run:
         self._differences = Differences(context, sets, self._downloads, self._uploads)
 
     async def run(self) -> SyncResult:
+        try:
+            return await self._run()
+        except asyncio.CancelledError:  # the next sync need not begin with the same ones
+            self._remember_unavailable()
+            self._remember_rejected()
+            raise
+
+    async def _run(self) -> SyncResult:
         tally = self._context.tally
         try:
             try:
@@ -124,6 +132,7 @@ class _Run:
         return SyncResult(
             progress=tally.progress(),
             is_complete=tally.is_complete,
+            is_settled=tally.is_settled,
             problems=tally.problems(),
             have_ids=tuple(tally.have_ids),
             need_ids=tuple(tally.need_ids),
@@ -158,13 +167,17 @@ class _Run:
         """See which events are missing for no reason any more, and remember the others for the next sync."""
         await self._drop_gone()
         await self._drop_replaced()
+        self._remember_unavailable()
+        self._remember_rejected()
+
+    def _remember_unavailable(self) -> None:
         context = self._context
-        memory, tally, now_s = context.memory, context.tally, context.now_s()
-        for event_id in tally.unavailable_ids:
-            memory.note(event_id, Why.UNAVAILABLE, now_s=now_s)
-        for event_id, is_for_good in tally.rejected_ids.items():
-            if is_for_good:
-                memory.note(event_id, Why.REJECTED, now_s=now_s)
+        context.memory.note_all(context.tally.unavailable_ids, Why.UNAVAILABLE, now_s=context.now_s())
+
+    def _remember_rejected(self) -> None:
+        context = self._context
+        rejected = [event_id for event_id, is_for_good in context.tally.rejected_ids.items() if is_for_good]
+        context.memory.note_all(rejected, Why.REJECTED, now_s=context.now_s())
 
     async def _drop_gone(self) -> None:
         """What the peer rejected may be deleted or replaced here by what came from it meanwhile."""
@@ -176,9 +189,8 @@ class _Run:
             part = ids[start : start + _CHECKED_IDS]
             here = await stored_ids(self._context.store, part)
             gone = [event_id for event_id in part if event_id not in here]
-            for event_id in gone:
-                del rejected[event_id]
-            self._context.tally.unreject(len(gone))
+            passing = sum(not rejected.pop(event_id) for event_id in gone)
+            self._context.tally.unreject(len(gone), passing=passing)
 
     async def _drop_replaced(self) -> None:
         """What the peer did not send may be replaced or deleted there by what it got from us meanwhile."""
@@ -200,6 +212,8 @@ class _Run:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         text = str(error)
+        if not isinstance(error, PeerRefusedError):
+            self._remember_rejected()
         if isinstance(error, NegentropyError):
             text = f"{self._context.peer.name} sent a negentropy message that makes no sense: {text}"
         raise SyncFailedError(text, replace(self._context.tally.progress())) from error

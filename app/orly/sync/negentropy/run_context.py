@@ -37,6 +37,7 @@ class Tally:
         need_ids: What only the peer had, likewise.
         unavailable_ids: What the peer announced and did not send in this sync.
         rejected_ids: What the peer refused in this sync, and whether it would do so again.
+        passing: Of what was refused here or by the peer, how many events may be taken another time.
         gaps: What could not even be compared; one line each.
     """
 
@@ -55,6 +56,7 @@ class Tally:
         self.need_ids: list[bytes] = []
         self.unavailable_ids: set[bytes] = set()
         self.rejected_ids: dict[bytes, bool] = {}
+        self.passing = 0
         self.gaps: list[str] = []
 
     def progress(self) -> SyncProgress:
@@ -93,25 +95,33 @@ class Tally:
         if self._list_ids:
             self.need_ids += ids
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, *, is_passing: bool = False) -> None:
         """Count an event that our rules refused."""
         self.refused += 1
+        self.passing += is_passing
         self._refused_reasons.count(reason)
 
-    def reject(self, reason: str) -> None:
+    def reject(self, reason: str, *, is_passing: bool = False) -> None:
         """Count an event that the peer refused."""
         self.rejected += 1
+        self.passing += is_passing
         self._rejected_reasons.count(reason)
 
-    def unreject(self, count: int) -> None:
-        """Take back what turned out to be no loss."""
+    def unreject(self, count: int, *, passing: int) -> None:
+        """Take back what turned out to be no loss, and of this what the peer might have taken another time."""
         self.rejected -= count
+        self.passing -= passing
         self.unneeded += count
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is missing on either side."""
         return not (self.refused or self.unavailable or self.rejected or self.gaps)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is missing but what the next sync would not bring either."""
+        return not (self.passing or self.gaps)
 
     def problems(self) -> tuple[str, ...]:
         """What an operator should know of."""

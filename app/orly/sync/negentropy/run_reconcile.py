@@ -16,7 +16,7 @@ from orly.sync.negentropy.state import Refused, Span, SpanPlan, encode_filter, i
 from orly.sync.negentropy.upload import Uploads
 from orly.sync.peer import PeerRefusedError, ReconcileRefusedError
 
-__all__ = ["FIRST_ANSWER_S", "MAX_BARREN_ROUNDS", "MAX_NOT_FETCHED", "Differences"]
+__all__ = ["FIRST_ANSWER_S", "MAX_BARREN_ROUNDS", "MAX_LACKING", "Differences"]
 
 FIRST_ANSWER_S: Final = 20.0
 """A peer that says nothing at all to the first NEG-OPEN for so long does not know the message."""
@@ -27,8 +27,8 @@ _FIRST_SHARE: Final = 0.75
 MAX_BARREN_ROUNDS: Final = 1000
 """Answers at a stretch without a new difference; a peer that goes on for longer makes them up."""
 
-MAX_NOT_FETCHED: Final = 10_000_000
-"""Events of the peer that may be lacking here where they are not fetched; each takes some 110 bytes until the end."""
+MAX_LACKING: Final = 10_000_000
+"""Events of the peer that may be lacking here in one sync; each takes some 110 bytes until the end, fetched or not."""
 
 _TIME_BYTES: Final = 8
 _MAX_LOST: Final = 3
@@ -37,6 +37,10 @@ _LARGE_SET_ITEMS: Final = 50_000
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+
+class _EnoughError(Exception):
+    """So many events are lacking that the rest is left to the next sync."""
 
 
 class Differences:
@@ -75,6 +79,9 @@ class Differences:
             try:
                 await self._reconcile(span, part, self._pass_on)
                 plan.done()
+            except _EnoughError:
+                self._leave_rest()
+                return
             except TimeoutError:
                 self._context.peer.reconcile_close()
                 paged = plan.rest(span)
@@ -95,9 +102,14 @@ class Differences:
             StoreError: Our set cannot be had.
         """
         needed: set[bytes] = set()
+        n_lacking = 0
         plan = await self._plan()
 
         async def collect(step: Step) -> None:
+            nonlocal n_lacking
+            n_lacking += len(step.need)
+            if n_lacking > MAX_LACKING:
+                raise self._too_many()
             needed.update(event_id for event_id in step.need if event_id in ids)
 
         while (span := plan.next()) is not None:
@@ -174,11 +186,9 @@ class Differences:
             self._n_lost = 0
         direction = context.request.direction
         context.tally.found(have=have, need=need)
-        if context.tally.need > MAX_NOT_FETCHED and not direction.pulls:
-            text = (
-                f"{context.peer.name} has more than {MAX_NOT_FETCHED} events that are not here: compare less at a time"
-            )
-            raise PeerRefusedError(text, "")
+        has_enough = context.tally.need > MAX_LACKING
+        if has_enough and not direction.pulls:
+            raise self._too_many()
         if direction.pushes:
             self._uploads.add(have)
         if direction is Direction.UP:
@@ -187,6 +197,19 @@ class Differences:
             self._downloads.add(need)
         context.tally.tell()
         await context.room.free()
+        if has_enough and step.next is not None:
+            raise _EnoughError
+
+    def _leave_rest(self) -> None:
+        self._context.peer.reconcile_close()
+        text = f"{MAX_LACKING} events of the peer were not here, the most for one sync: the next one goes on"
+        self._context.tally.gaps.append(text)
+
+    def _too_many(self) -> PeerRefusedError:
+        name = self._context.peer.name
+        return PeerRefusedError(
+            f"{name} has more than {MAX_LACKING} events that are not here: compare less at a time", ""
+        )
 
     def _refused(self, plan: SpanPlan, span: Span, items: ItemSet, refusal: ReconcileRefusedError) -> Span | None:
         """Change the plan after a refusal; gives what is to be compared in another way.

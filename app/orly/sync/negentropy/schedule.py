@@ -26,7 +26,7 @@ FIRST_DELAY_S: Final = 1.0
 """The first rounds after a start begin within this time, or within the interval where that is shorter."""
 
 OVERLAP_S: Final = 60 * 60
-"""How far before the last complete round the next one begins: clocks differ, and events travel for a while."""
+"""How far before the last settled round the next one begins: clocks differ, and events travel for a while."""
 
 COSTLY_S: Final = 1.0
 """A comparison of everything that takes longer is not made in every round."""
@@ -66,10 +66,10 @@ class Cursor:
     """What the rounds with one peer have compared.
 
     Comparing everything costs a peer that keeps no index of its set a scan of its whole store. With a peer that takes
-    long over it, the rounds after a complete one look at new events only, and one of `FULL_EVERY` looks at everything.
+    long over it, the rounds after a settled one look at new events only, and one of `FULL_EVERY` looks at everything.
 
     Attributes:
-        covered_s: When the last complete round began, in Unix seconds; 0 = none did.
+        covered_s: When the last settled round began, in Unix seconds; 0 = none did.
         is_costly: Whether the last full round took long.
         since_full: Rounds since everything was compared.
     """
@@ -84,19 +84,19 @@ class Cursor:
             return None
         return max(self.covered_s - OVERLAP_S, 0)
 
-    def after(self, *, began_s: int, took_s: float, moved: int, was_full: bool, is_complete: bool) -> "Cursor":
+    def after(self, *, began_s: int, took_s: float, moved: int, was_full: bool, is_settled: bool) -> "Cursor":
         """The state after a round that came to its end.
 
-        A round that left something out does not move the cursor, and the next one is full.
+        A round that left something out which the next may bring does not move the cursor, and the next one is full.
 
         Args:
             began_s: When it began, in Unix seconds.
             took_s: How long it took.
             moved: Events that were carried in it, whose time is not counted.
             was_full: Whether it compared everything.
-            is_complete: Whether nothing is missing.
+            is_settled: Whether nothing is missing but what the next one would not bring either.
         """
-        if not is_complete:
+        if not is_settled:
             return Cursor()
         if not was_full:
             return Cursor(covered_s=began_s, is_costly=self.is_costly, since_full=self.since_full + 1)

@@ -138,7 +138,7 @@ class LocalSets:
         self._refuse_too_many(connection_id)
         session = self._add(key)
         try:
-            lease = await self._lease(query)
+            lease = await self._lease(connection_id, query)
             if session.is_closed:
                 lease.release()
                 raise NegRefusedError("closed", "it was closed while its set was read")
@@ -260,9 +260,9 @@ class LocalSets:
 
     # Answers
 
-    async def _lease(self, query: Query) -> Lease:
+    async def _lease(self, connection_id: str, query: Query) -> Lease:
         try:
-            return await self._keeper.lease(query)
+            return await self._keeper.lease(query, connection_id)
         except SetsFullError as error:
             raise NegRefusedError("blocked", str(error)) from None
         except CountTooLargeError:

@@ -16,10 +16,13 @@ from orly.nostr.filter import Filter
 from orly.store.base import READ_ALL, CountTooLargeError, EventStore, Query, ReadScope, StoreError
 from orly.sync.negentropy.full_set import FullSet, set_of
 
-__all__ = ["BUILDS_AT_ONCE", "Lease", "SetKeeper", "SetsFullError"]
+__all__ = ["BUILDS_AT_ONCE", "CLIENT_SHARE", "Lease", "SetKeeper", "SetsFullError"]
 
 BUILDS_AT_ONCE: Final = 4
-"""Sets that are read from the store at the same time; more wait their turn."""
+"""Sets that are read from the store at the same time; more wait their turn. One client has one of them read."""
+
+CLIENT_SHARE: Final = 4
+"""One client's sets take at most one in so many parts of what all may, so that it cannot lock out the others."""
 
 _KEPT: Final = (
     ReadScope(),
@@ -31,7 +34,7 @@ _KEPT: Final = (
 
 
 class SetsFullError(StoreError):
-    """The sets of all clients together take as much memory as they may."""
+    """The sets of a client, or of all clients together, take as much memory as they may."""
 
 
 class Lease:
@@ -62,12 +65,23 @@ class _Build:
         self.n_waiting = 0
 
 
+class _Client:
+    """What one client has of the sets."""
+
+    __slots__ = ("held_bytes", "n_waiting", "turn")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.n_waiting = 0
+        self.held_bytes = 0
+
+
 class SetKeeper:
     """Makes sets of events; used from one event loop.
 
     Args:
         store: Whose events.
-        max_items: Events of a set that is built for a client.
+        max_items: Events of a set that is built for a client; fewer if more would not fit into its share.
         max_sets_bytes: What all such sets may take together.
         now_s: The clock that decides expiry; the store's.
     """
@@ -80,12 +94,14 @@ class SetKeeper:
         max_sets_bytes: int,
         now_s: Callable[[], int] = clock.now_s,
     ) -> None:
-        self.max_items = max_items
+        self.max_client_bytes = max_sets_bytes // CLIENT_SHARE
+        self.max_items = min(max_items, self.max_client_bytes // ITEM_BYTES)
         self.max_sets_bytes = max_sets_bytes
         self.held_bytes = 0
         """What built sets take that were leased and not released."""
         self._store = store
         self._full = {scope: FullSet(store, scope, now_s=now_s) for scope in _KEPT}
+        self._clients: dict[str, _Client] = {}
         self._builds: dict[Hashable, _Build] = {}
         self._reading: set[asyncio.Task[ItemSet]] = set()
         self._turns = asyncio.Semaphore(BUILDS_AT_ONCE)
@@ -104,15 +120,29 @@ class SetKeeper:
         kept = await self._from_memory(query, None)
         return await self._built(query, max_items) if kept is None else kept[0]
 
-    async def lease(self, query: Query) -> Lease:
-        """The same for a client, within the bounds for all of them.
+    async def lease(self, query: Query, name: str) -> Lease:
+        """The same for a client, within the bounds for it and for all of them; it gets one at a time.
+
+        Args:
+            query: What is wanted; its limits apply.
+            name: Whose it is: the same for all that one client asks for.
 
         Raises:
             CountTooLargeError: There are more than `max_items`.
             SetsFullError: There is no room for it now.
             StoreError: As for `snapshot`.
         """
-        room = (self.max_sets_bytes - self.held_bytes) // ITEM_BYTES
+        client = self._clients.setdefault(name, _Client())
+        client.n_waiting += 1
+        try:
+            async with client.turn:
+                return await self._lease(query, name, client)
+        finally:
+            client.n_waiting -= 1
+            self._forget_client(name, client)
+
+    async def _lease(self, query: Query, name: str, client: _Client) -> Lease:
+        room = self._room_bytes(client) // ITEM_BYTES
         most = max(0, min(self.max_items, room))
         try:
             kept = await self._from_memory(query, most)
@@ -121,22 +151,35 @@ class SetKeeper:
                 kept = items, len(items) * ITEM_BYTES
         except CountTooLargeError:
             if room < self.max_items:
-                raise self._no_room() from None
+                raise self._no_room(client) from None
             raise
         items, n_bytes = kept
-        if n_bytes and self.held_bytes + n_bytes > self.max_sets_bytes:
-            raise self._no_room()
-        self.held_bytes += n_bytes
-        return Lease(items, n_bytes, self._released)
+        if n_bytes > self._room_bytes(client):
+            raise self._no_room(client)
+        self._hold(name, client, n_bytes)
+        return Lease(items, n_bytes, lambda released: self._hold(name, client, -released))
 
-    def _no_room(self) -> SetsFullError:
+    def _room_bytes(self, client: _Client) -> int:
+        return min(self.max_client_bytes - client.held_bytes, self.max_sets_bytes - self.held_bytes)
+
+    def _no_room(self, client: _Client) -> SetsFullError:
+        if self.max_client_bytes - client.held_bytes <= self.max_sets_bytes - self.held_bytes:
+            whose, held_bytes, max_bytes = "this connection", client.held_bytes, self.max_client_bytes
+        else:
+            whose, held_bytes, max_bytes = "all clients", self.held_bytes, self.max_sets_bytes
         return SetsFullError(
-            f"the sets of all clients take {self.held_bytes} bytes, and {self.max_sets_bytes} is the maximum; "
-            "try again later"
+            f"the sets of {whose} take {held_bytes} bytes, and {max_bytes} is the maximum; try again later"
         )
 
-    def _released(self, n_bytes: int) -> None:
-        self.held_bytes -= n_bytes
+    def _hold(self, name: str, client: _Client, n_bytes: int) -> None:
+        """Count memory in use; negative for what is not any more."""
+        self.held_bytes += n_bytes
+        client.held_bytes += n_bytes
+        self._forget_client(name, client)
+
+    def _forget_client(self, name: str, client: _Client) -> None:
+        if not (client.n_waiting or client.held_bytes) and self._clients.get(name) is client:
+            del self._clients[name]
 
     async def close(self) -> None:
         """Leave the store's feed; the store stays open."""

@@ -102,7 +102,7 @@ class Uploads:
             tally.reject(f"the peer went away over an event of {size} bytes")
             self._unanswered.pop(event_id, None)
         for _ in range(len(self._large) + len(self._unanswered)):
-            tally.reject("the peer did not answer")
+            tally.reject("the peer did not answer", is_passing=True)
         return True
 
     async def _send_some(self) -> None:
@@ -199,7 +199,7 @@ class Uploads:
 
     def _reject(self, event_id: bytes, word: str, reason: str) -> None:
         tally = self._context.tally
-        tally.reject(reason)
+        tally.reject(reason, is_passing=word in _NOT_FOR_GOOD)
         if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
             tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
         if tally.sent or tally.unneeded:

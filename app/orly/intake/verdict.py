@@ -7,7 +7,7 @@ import msgspec
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import SaveResult, SaveStatus
 
-__all__ = ["BAD_SIGNATURE", "Verdict", "verdict_of"]
+__all__ = ["BAD_SIGNATURE", "TAKEN_BACK", "Verdict", "verdict_of"]
 
 BAD_SIGNATURE: Final = Refusal(Prefix.INVALID, "the signature does not match")
 
@@ -30,6 +30,9 @@ _SUPERSEDED: Final = Verdict(False, Refusal(Prefix.DUPLICATE, "a newer version o
 _DELETED: Final = Verdict(False, Refusal(Prefix.BLOCKED, "this event was deleted"))
 _VANISHED: Final = Verdict(False, Refusal(Prefix.BLOCKED, "its author, or recipient, asked to vanish"))
 _EXPIRED: Final = Verdict(False, Refusal(Prefix.INVALID, "event has expired"))
+
+TAKEN_BACK: Final = frozenset(str(verdict.refusal) for verdict in (_DELETED, _VANISHED))
+"""What is said of an event that was taken back. Relays that push know it by these words, also older ones than this."""
 
 
 def verdict_of(result: SaveResult) -> Verdict:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, assert_never
 
+from orly.intake.verdict import TAKEN_BACK
 from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
 from orly.nostr.tags import is_protected
@@ -30,7 +31,7 @@ _MAX_USELESS: Final = 500
 _PROTECTED_HINT: Final = b'["-"'
 
 _HAS_IT: Final = frozenset({"duplicate", "replaced", "deleted"})
-"""What the peer says when it has the event, or something that stands for it."""
+"""What the peer says when it has the event, or something that stands for it; the last two are strfry's words."""
 
 _NOT_FOR_GOOD: Final = frozenset({"auth-required", "rate-limited", "error", "Write error"})
 """What it may take another time; the last is what strfry says when its disk is full."""
@@ -187,7 +188,7 @@ class Uploads:
                 continue
             self._unanswered_bytes -= size
             word = reason.partition(":")[0]
-            if word in _HAS_IT:
+            if word in _HAS_IT or reason in TAKEN_BACK:
                 tally.unneeded += 1
                 self._context.memory.note(event_id, Why.UNNEEDED, now_s=self._context.now_s())
             elif is_accepted:

@@ -398,6 +398,20 @@ async def test_what_is_on_its_way_to_the_disk_when_a_sync_is_broken_off_is_count
 
 
 @async_test
+async def test_a_peer_that_is_slow_with_events_and_works_in_order_is_not_silent(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            await asyncio.sleep(0.01)
+            await super().on_event(peer, event)
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, batch_events=20, frame_bytes=512, timeout_s=QUICK_S)
+        assert result.is_complete, result.problems
+        assert await own.ids() == set(relay.events) == BOTH
+
+
+@async_test
 async def test_nobody_there(tmp_path: Path) -> None:
     async with side(tmp_path) as own:
         error = await fails(own, "ws://127.0.0.1:1", "127.0.0.1:1")

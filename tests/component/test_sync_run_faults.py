@@ -13,12 +13,13 @@ from tests.component.async_test import async_test
 from tests.component.fake_peer import CLOSE, FakeRelay, PeerSide, event_frame, frame, scripted_peer, text_frame
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
+from tests.wsclient import DEADLINE_S
 
 from orly.negentropy import ItemSet, Responder
 from orly.negentropy.encoding import varint
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
-from orly.sync.negentropy import download, fallback, run_reconcile, upload
+from orly.sync.negentropy import download, fallback, pace, run_reconcile, upload
 from orly.sync.negentropy.request import Direction, SyncFailedError
 
 OURS = notes(*range(400))
@@ -795,30 +796,32 @@ async def test_one_ok_missing_and_others_twice(tmp_path: Path) -> None:
 
 
 @async_test
-async def test_the_window_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "MAX_UNANSWERED_EVENTS", 20)
-    monkeypatch.setattr(upload, "_SEND_BYTES", 1000)
+async def test_the_window_is_kept_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "START_WINDOW", 32)
+    monkeypatch.setattr(pace, "MAX_WINDOW", 64)
+    monkeypatch.setattr(pace, "QUICK_S", DEADLINE_S)
 
     class Relay(FakeRelay):
         waiting: list[str]
-        most = 0
+        counts: list[int]
 
         async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
             self.events[event["id"]] = json.dumps(event).encode()
             self.waiting.append(event["id"])
-            self.most = max(self.most, len(self.waiting))
-            if len(self.waiting) == 20 or len(self.events) == len(OURS):
+            due = 64 if self.counts else 32
+            if len(self.waiting) == due or len(self.events) == len(ours):
+                self.counts.append(len(self.waiting))
                 for each in self.waiting:
                     await peer.send("OK", each, True, "")
                 self.waiting.clear()
 
-    relay = Relay()
-    relay.waiting = []
-    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
-        # Twenty are sent exactly: with nineteen nothing would be answered, and the sync would end with a stall.
+    relay, ours = Relay(), notes(*range(32 + 3 * 64))
+    relay.waiting, relay.counts = [], []
+    async with side(tmp_path, ours) as own, scripted_peer(relay.serve) as url:
+        # The whole window is sent: with one event less nothing would be answered, and the sync would end with a stall.
         result = await own.sync(url, Direction.UP)
         assert result.is_complete
-        assert relay.most == 20
+        assert relay.counts == [32, 64, 64, 64]
 
 
 @async_test

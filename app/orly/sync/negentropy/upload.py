@@ -10,15 +10,15 @@ from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
 from orly.nostr.tags import is_protected
 from orly.store.base import Query
+from orly.sync.negentropy.pace import Pace
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
 from orly.sync.negentropy.run_context import SyncContext, key_hint
 from orly.sync.peer import PeerRefusedError
 
-__all__ = ["MAX_UNANSWERED_BYTES", "MAX_UNANSWERED_EVENTS", "Uploads"]
+__all__ = ["MAX_UNANSWERED_BYTES", "Uploads"]
 
-MAX_UNANSWERED_EVENTS: Final = 500
 MAX_UNANSWERED_BYTES: Final = 4 * 1024 * 1024
-"""What may be on its way without an answer: enough for a link of 100 ms round-trip time at 5,000 events/s."""
+"""What may be on its way without an answer, whatever the window for the number of events is."""
 
 LARGE_EVENT_BYTES: Final = 64 * 1024
 """Larger events go last and one by one: some relays close the connection over them."""
@@ -44,7 +44,9 @@ class Uploads:
         self._context = context
         self._queue: deque[bytes] = deque()
         self._large: list[tuple[int, bytes]] = []
-        self._unanswered: dict[bytes, int] = {}
+        self._pace = Pace()
+        self._monotonic_s = asyncio.get_running_loop().time
+        self._unanswered: dict[bytes, tuple[int, float]] = {}
         self._unanswered_bytes = 0
         self._changed = asyncio.Event()
         self._is_last = False
@@ -80,7 +82,8 @@ class Uploads:
         while self._large:
             events = await self._load([self._large[-1][1]])
             await self._send(events)
-            await self._room(0, below=1)
+            while self._unanswered:
+                await self._change()
             self._large.pop()
 
     def give_up(self, *, was_silent: bool) -> bool:
@@ -150,26 +153,31 @@ class Uploads:
     async def _send(self, events: Sequence[tuple[bytes, bytes]]) -> None:
         start = 0
         while start < len(events):
-            n_bytes, end = len(events[start][1]), start + 1
-            while end < len(events) and n_bytes + len(events[end][1]) <= _SEND_BYTES:
-                n_bytes += len(events[end][1])
-                end += 1
-            await self._publish(events[start:end], n_bytes)
-            start = end
+            part = self._part(events, start)
+            if part:
+                await self._publish(part)
+                start += len(part)
+            else:
+                await self._change()
 
-    async def _publish(self, events: Sequence[tuple[bytes, bytes]], n_bytes: int) -> None:
-        await self._room(n_bytes, below=MAX_UNANSWERED_EVENTS - len(events) + 1)
-        self._unanswered.update((event_id, len(raw)) for event_id, raw in events)
-        self._unanswered_bytes += n_bytes
+    def _part(self, events: Sequence[tuple[bytes, bytes]], start: int) -> Sequence[tuple[bytes, bytes]]:
+        """The next events that may be sent now; one at least if none is unanswered."""
+        n_bytes, end = 0, start
+        last = min(len(events), start + self._pace.window - len(self._unanswered))
+        most_bytes = min(_SEND_BYTES, MAX_UNANSWERED_BYTES - self._unanswered_bytes)
+        while end < last and n_bytes + len(events[end][1]) <= most_bytes:
+            n_bytes += len(events[end][1])
+            end += 1
+        if not self._unanswered:
+            end = max(end, start + 1)
+        return events[start:end]
+
+    async def _publish(self, events: Sequence[tuple[bytes, bytes]]) -> None:
+        now_s = self._monotonic_s()
+        self._unanswered.update((event_id, (len(raw), now_s)) for event_id, raw in events)
+        self._unanswered_bytes += sum(len(raw) for _, raw in events)
         self._context.peer.publish(events, self._answered)
         await self._context.peer.drained()
-
-    async def _room(self, n_bytes: int, *, below: int) -> None:
-        """Wait until fewer than `below` events are unanswered, and so many bytes more may be sent."""
-        while self._unanswered and (
-            len(self._unanswered) >= below or self._unanswered_bytes + n_bytes > MAX_UNANSWERED_BYTES
-        ):
-            await self._change()
 
     async def _change(self) -> None:
         """Wait until something was answered or added."""
@@ -181,12 +189,13 @@ class Uploads:
 
     def _answered(self, answers: Sequence[tuple[bytes, bool, str]]) -> None:
         """Count the OKs of one read; called by the connection."""
-        tally = self._context.tally
+        tally, now_s = self._context.tally, self._monotonic_s()
         for event_id, is_accepted, reason in answers:
-            size = self._unanswered.pop(event_id, None)
-            if size is None:
+            size, sent_s = self._unanswered.pop(event_id, (0, now_s))
+            if not size:
                 continue
             self._unanswered_bytes -= size
+            self._pace.answered(sent_s, now_s)
             word = reason.partition(":")[0]
             if word in _HAS_IT or reason in TAKEN_BACK:
                 tally.unneeded += 1

@@ -1,5 +1,6 @@
 """One sync with a relay of our own: both sides end with the same ids, whatever they had and however it caps."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.component.async_test import async_test
-from tests.component.relay_server import TestedRelay, running_relay
+from tests.component.relay_server import FakeTime, TestedRelay, running_relay
 from tests.component.sync_side import POLICY, hex_ids, notes, side
 from tests.factory import KEYS, NOW_S, SECRETS, delete_event, gift_wrap, make_event, vanish_event
 from tests.transport import run_async
@@ -110,6 +111,25 @@ async def test_a_cap_is_got_around(tmp_path: Path) -> None:
         result = await own.sync(relay.url, Direction.BOTH, wanted)
         assert result.is_complete, result.problems
         assert await own.ids() == await ids_of(relay) == hex_ids(OURS) | hex_ids(THEIRS)
+
+
+class RunningTime(FakeTime):
+    """A clock that goes on while events are counted by it."""
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@async_test
+async def test_a_limit_on_rates_is_kept(tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"max_events_per_second": 500, "max_events_burst": 100}
+    async with (
+        running_relay(tmp_path / "relay", time=RunningTime(), negentropy_enabled=True, **limits) as relay,
+        side(tmp_path / "own", OURS) as own,
+    ):
+        result = await own.sync(relay.url)
+        assert result.is_complete, result.problems
+        assert await ids_of(relay) == hex_ids(OURS)
 
 
 @async_test

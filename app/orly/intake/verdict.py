@@ -7,9 +7,12 @@ import msgspec
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import SaveResult, SaveStatus
 
-__all__ = ["BAD_SIGNATURE", "TAKEN_BACK", "Verdict", "verdict_of"]
+__all__ = ["A_DAY", "BAD_SIGNATURE", "TAKEN_BACK", "TOO_MANY_OF_AUTHOR", "Verdict", "is_for_later", "verdict_of"]
 
 BAD_SIGNATURE: Final = Refusal(Prefix.INVALID, "the signature does not match")
+TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
+A_DAY: Final = "events a day are taken"
+"""Part of a refusal with the prefix `rate-limited`: no more will be taken today."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -54,3 +57,8 @@ def verdict_of(result: SaveResult) -> Verdict:
             return Verdict(False, Refusal(Prefix.ERROR, result.detail))
         case _:
             assert_never(result.status)
+
+
+def is_for_later(reason: str) -> bool:
+    """Whether an event was refused by a limit that it is no use to slow down for: that of its author, or of the day."""
+    return reason == str(TOO_MANY_OF_AUTHOR) or A_DAY in reason

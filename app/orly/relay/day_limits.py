@@ -6,6 +6,7 @@ from typing import Final
 
 from orly.access.control import AccessControl, ControlError, Use
 from orly.access.snapshot import Snapshot
+from orly.intake.verdict import A_DAY
 from orly.nostr.event import EncodedEvent
 from orly.nostr.reason import Prefix, Refusal
 
@@ -46,7 +47,7 @@ class DayLimits:
         if address:
             self._over[address] = event.pubkey
             self._schedule(REPORT_S)
-        return Refusal(Prefix.RATE_LIMITED, f"{most} events a day are taken of {who}")
+        return Refusal(Prefix.RATE_LIMITED, f"{most} {A_DAY} of {who}")
 
     def settle(self, event: EncodedEvent, address: str, *, is_stored: bool) -> None:
         """Say what became of an event that was counted."""

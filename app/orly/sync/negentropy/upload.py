@@ -5,12 +5,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, assert_never
 
-from orly.intake.verdict import TAKEN_BACK
+from orly.intake.verdict import TAKEN_BACK, is_for_later
 from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
+from orly.nostr.reason import Prefix
 from orly.nostr.tags import is_protected
 from orly.store.base import Query
-from orly.sync.negentropy.pace import Pace
+from orly.sync.negentropy.pace import MAX_TRIES, Pace
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
 from orly.sync.negentropy.run_context import SyncContext, key_hint
 from orly.sync.peer import PeerRefusedError
@@ -44,10 +45,12 @@ class Uploads:
         self._context = context
         self._queue: deque[bytes] = deque()
         self._large: list[tuple[int, bytes]] = []
-        self._pace = Pace()
+        self._pace = Pace(context.request.timeout_s)
         self._monotonic_s = asyncio.get_running_loop().time
         self._unanswered: dict[bytes, tuple[int, float]] = {}
         self._unanswered_bytes = 0
+        self._tries: dict[bytes, int] = {}
+        self._why_stopped = ""
         self._changed = asyncio.Event()
         self._is_last = False
         self._n_useless = 0
@@ -56,7 +59,9 @@ class Uploads:
 
     def add(self, ids: Sequence[bytes]) -> None:
         """Send these too."""
-        if ids:
+        if self._why_stopped:
+            self._leave_out(ids)
+        elif ids:
             self._queue.extend(ids)
             self._context.room.add(len(ids))
             self._changed.set()
@@ -73,18 +78,13 @@ class Uploads:
             PeerError: The peer takes nothing, or the connection is lost.
             StoreError: The events cannot be read.
         """
-        while self._queue or self._unanswered or not self._is_last:
+        while self._queue or self._large or self._unanswered or not self._is_last:
             if self._queue:
                 await self._send_some()
-                continue
-            await self._change()
-        self._large.sort(reverse=True)
-        while self._large:
-            events = await self._load([self._large[-1][1]])
-            await self._send(events)
-            while self._unanswered:
+            elif self._large and self._is_last and not self._unanswered:
+                await self._send_large()
+            else:
                 await self._change()
-            self._large.pop()
 
     def give_up(self, *, was_silent: bool) -> bool:
         """Count what is not answered as rejected, now that the connection is over.
@@ -96,15 +96,15 @@ class Uploads:
             False if the sync has to fail, because more than answers is missing, or because the peer went away for
             another reason than a large event. Nothing is counted then.
         """
-        is_large = bool(self._large and self._large[-1][1] in self._unanswered)
+        event_id, (size, _) = next(iter(self._unanswered.items()), (b"", (0, 0.0)))
+        is_large = size > LARGE_EVENT_BYTES
         if self._queue or self._is_loading or not self._is_last or not (is_large or (was_silent and self._unanswered)):
             return False
         tally = self._context.tally
         if is_large:
-            size, event_id = self._large.pop()
             self._context.memory.note(event_id, Why.REJECTED, now_s=self._context.now_s())
             tally.reject(f"the peer went away over an event of {size} bytes")
-            self._unanswered.pop(event_id, None)
+            del self._unanswered[event_id]
         for _ in range(len(self._large) + len(self._unanswered)):
             tally.reject("the peer did not answer")
         return True
@@ -118,6 +118,11 @@ class Uploads:
         self._large += [(len(raw), event_id) for event_id, raw in events if len(raw) > LARGE_EVENT_BYTES]
         await self._send([(event_id, raw) for event_id, raw in events if len(raw) <= LARGE_EVENT_BYTES])
         self._is_loading = False
+
+    async def _send_large(self) -> None:
+        self._large.sort(reverse=True)
+        _, event_id = self._large.pop()
+        await self._send(await self._load([event_id]))
 
     def _choose(self, ids: Sequence[bytes]) -> list[bytes]:
         """Those that are not known to be sent in vain; the others are counted."""
@@ -153,8 +158,13 @@ class Uploads:
     async def _send(self, events: Sequence[tuple[bytes, bytes]]) -> None:
         start = 0
         while start < len(events):
-            part = self._part(events, start)
-            if part:
+            pause_s = self._pace.wait_s(self._monotonic_s())
+            if self._why_stopped:
+                self._leave_out([event_id for event_id, _ in events[start:]])
+                return
+            if pause_s > 0:
+                await asyncio.sleep(pause_s)
+            elif part := self._part(events, start):
                 await self._publish(part)
                 start += len(part)
             else:
@@ -195,8 +205,12 @@ class Uploads:
             if not size:
                 continue
             self._unanswered_bytes -= size
-            self._pace.answered(sent_s, now_s)
             word = reason.partition(":")[0]
+            if word == Prefix.RATE_LIMITED and not is_accepted and not is_for_later(reason):
+                self._pace.limited(sent_s, now_s)
+                self._put_back(event_id, reason)
+                continue
+            self._pace.answered(sent_s, now_s)
             if word in _HAS_IT or reason in TAKEN_BACK:
                 tally.unneeded += 1
                 self._context.memory.note(event_id, Why.UNNEEDED, now_s=self._context.now_s())
@@ -207,11 +221,32 @@ class Uploads:
         tally.tell()
         self._changed.set()
 
+    def _put_back(self, event_id: bytes, reason: str) -> None:
+        """Send an event once more, unless that was tried often enough."""
+        tries = self._tries[event_id] = self._tries.get(event_id, 0) + 1
+        if self._pace.is_hopeless and not self._why_stopped:
+            self._stop(reason)
+        if self._why_stopped or tries >= MAX_TRIES:
+            self._note_rejected(event_id, Prefix.RATE_LIMITED, reason)
+        else:
+            self.add([event_id])
+
+    def _stop(self, reason: str) -> None:
+        """Send nothing more."""
+        self._why_stopped = f"not sent, as the peer took too few: {reason}"
+        left = [*self._queue, *(event_id for _, event_id in self._large)]
+        self._context.room.add(-len(self._queue))
+        self._queue.clear()
+        self._large.clear()
+        self._leave_out(left)
+
+    def _leave_out(self, ids: Sequence[bytes]) -> None:
+        for event_id in ids:
+            self._note_rejected(event_id, Prefix.RATE_LIMITED, self._why_stopped)
+
     def _reject(self, event_id: bytes, word: str, reason: str) -> None:
+        self._note_rejected(event_id, word, reason)
         tally = self._context.tally
-        tally.reject(reason)
-        if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
-            tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
         if tally.sent or tally.unneeded:
             return
         self._n_useless += 1
@@ -220,6 +255,12 @@ class Uploads:
             self._trouble = PeerRefusedError(
                 f"{self._context.peer.name} takes no events from us: {reason}{hint}", reason
             )
+
+    def _note_rejected(self, event_id: bytes, word: str, reason: str) -> None:
+        tally = self._context.tally
+        tally.reject(reason)
+        if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
+            tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
 
 
 def _is_protected(raw: bytes) -> bool:

@@ -1,16 +1,18 @@
 """What a test gives a `PeerConnection` to answer into, and how it opens one."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from tests.component.fake_peer import Script, scripted_peer
+from tests.component.fake_peer import PeerSide, Script, scripted_peer
 from tests.factory import NOW_S
+from tests.wsclient import until
 
 from orly.nostr.event import EncodedEvent
 from orly.sync.peer import PeerConnection, PeerOptions
 
-__all__ = ["QUICK", "Answers", "Sink", "connected", "pairs"]
+__all__ = ["QUICK", "Answers", "Sink", "connected", "pairs", "say_ok"]
 
 QUICK: Final = PeerOptions(silence_timeout_s=0.2, answer_timeout_s=0.2, auth_timeout_s=0.2, close_timeout_s=0.2)
 """Limits for tests in which one of them ends the wait. A connection has its usual time to come about."""
@@ -51,6 +53,16 @@ class Answers:
 def pairs(*events: EncodedEvent) -> list[tuple[bytes, bytes]]:
     """Events as `publish` takes them."""
     return [(event.id, event.raw) for event in events]
+
+
+async def say_ok(peer: PeerSide, connection: PeerConnection, event: EncodedEvent, *, refusal: str = "") -> float:
+    """Answers an event and returns once that has arrived, with a time of the loop before it."""
+    loop, n_received = asyncio.get_running_loop(), connection.counters().messages_received
+    before_s = loop.time()
+    await until(lambda: loop.time() > before_s)
+    await peer.send("OK", event.event.id, not refusal, refusal)
+    await until(lambda: connection.counters().messages_received > n_received)
+    return before_s
 
 
 @asynccontextmanager

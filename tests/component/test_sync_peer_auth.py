@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import pytest
 from tests.component.fake_peer import PeerSide, scripted_peer
-from tests.component.peer_sink import Answers, Sink, connected, pairs
+from tests.component.peer_sink import Answers, Sink, connected, pairs, say_ok
 from tests.component.relay_server import TestedRelay, on_relay
 from tests.factory import KEYS, NOW_S, SECRETS, gift_wrap, make_event
 from tests.transport import run_async
-from tests.wsclient import until
+from tests.wsclient import DEADLINE_S, until
 
 from orly.nostr.event import decode_event
 from orly.nostr.nip42 import check_auth
@@ -112,6 +112,38 @@ def test_an_event_is_sent_again() -> None:
             connection.publish(pairs(EVENT), answers)
             await until(lambda: not connection.unanswered)
         assert answers.all == [(EVENT.id, True, "")]
+
+    run_async(main())
+
+
+def test_an_event_that_is_sent_again_is_behind_what_was_asked_meanwhile() -> None:
+    peers: list[PeerSide] = []
+    before, after = make_event(content="before"), make_event(content="after")
+
+    async def script(peer: PeerSide) -> None:
+        for expected in ("EVENT", "EVENT", "REQ"):
+            await peer.expect(expected)
+        peers.append(peer)
+        await peer.send("OK", await take_auth(peer), True, "")
+        await peer.expect("EVENT")
+        peers.append(peer)
+        await peer.closed()
+
+    async def main() -> None:
+        patient = replace(OPTIONS, silence_timeout_s=DEADLINE_S, answer_timeout_s=DEADLINE_S, auth_timeout_s=DEADLINE_S)
+        async with connected(script, patient) as connection:
+            connection.publish(pairs(EVENT, before), Answers())
+            connection.fetch([b"{}"], Sink())
+            await until(lambda: peers)
+            said_s = await say_ok(peers[0], connection, EVENT, refusal="auth-required: x")
+            assert connection.overdue(said_s + DEADLINE_S) is None, "also an answer like this takes time"
+            await peers[0].send("AUTH", "c")
+            await until(lambda: len(peers) == 2)
+            connection.publish(pairs(after), Answers())
+            said_s = await say_ok(peers[0], connection, before)
+            assert connection.overdue(said_s + DEADLINE_S) is None
+            said_s = await say_ok(peers[0], connection, EVENT)
+            assert connection.overdue(said_s + DEADLINE_S), "the REQ is not behind it any more"
 
     run_async(main())
 

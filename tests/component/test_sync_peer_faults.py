@@ -22,7 +22,7 @@ from tests.component.fake_peer import (
     scripted_peer,
     text_frame,
 )
-from tests.component.peer_sink import QUICK, Answers, Sink, connected, pairs
+from tests.component.peer_sink import QUICK, Answers, Sink, connected, pairs, say_ok
 from tests.factory import fake_event
 from tests.transport import run_async
 from tests.wsclient import DEADLINE_S, until
@@ -44,6 +44,7 @@ MAX_BYTES: Final = 1000
 LIMITED: Final = replace(QUICK, silence_timeout_s=DEADLINE_S, answer_timeout_s=DEADLINE_S, max_message_bytes=MAX_BYTES)
 NO_SILENCE: Final = replace(QUICK, answer_timeout_s=DEADLINE_S)
 NO_DELAY: Final = replace(QUICK, silence_timeout_s=DEADLINE_S)
+PATIENT: Final = replace(NO_DELAY, answer_timeout_s=DEADLINE_S)
 UPGRADE: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 
 
@@ -287,6 +288,40 @@ def test_each_kind_has_its_own_progress() -> None:
                 await connection.reconcile_open(b"{}", b"a")
             with pytest.raises(PeerSilentError):
                 await fetch.wait()
+
+    run_async(main())
+
+
+@pytest.mark.parametrize("kind", ["NEG-OPEN", "REQ"])
+def test_a_question_waits_while_events_before_it_are_answered(kind: str) -> None:
+    events = [fake_event(content=str(number)) for number in range(4)]
+    peers: list[PeerSide] = []
+
+    async def script(peer: PeerSide) -> None:
+        for expected in ("EVENT", "EVENT", kind, "EVENT", "EVENT"):
+            await peer.expect(expected)
+        peers.append(peer)
+        await peer.closed()
+
+    async def ask(connection: PeerConnection) -> None:
+        if kind == "REQ":
+            await connection.fetch([b"{}"], Sink()).wait()
+        else:
+            await connection.reconcile_open(b"{}", b"a")
+
+    async def main() -> None:
+        async with connected(script, PATIENT) as connection:
+            connection.publish(pairs(*events[:2]), Answers())
+            asking = asyncio.create_task(ask(connection))
+            await until(lambda: "REQs" in connection.awaited() or "NEG" in connection.awaited())
+            connection.publish(pairs(*events[2:]), Answers())
+            await until(lambda: peers)
+            for event in (events[0], events[3], events[1]):
+                said_s = await say_ok(peers[0], connection, event)
+                assert connection.overdue(said_s + DEADLINE_S) is None, "the peer has not come to it yet"
+            said_s = await say_ok(peers[0], connection, events[2])
+            assert connection.overdue(said_s + DEADLINE_S), "it has"
+        await asyncio.gather(asking, return_exceptions=True)
 
     run_async(main())
 

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 from tests.component.async_test import async_test
 from tests.component.fake_peer import CLOSE, FakeRelay, PeerSide, event_frame, frame, scripted_peer, text_frame
-from tests.component.managed_peers import until
 from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
+from tests.wsclient import DEADLINE_S, until
 
+from orly.intake.verdict import TOO_MANY_OF_AUTHOR
 from orly.negentropy import ItemSet, Responder
 from orly.negentropy.encoding import varint
 from orly.nostr.event import EncodedEvent
 from orly.nostr.filter import Filter
-from orly.sync.negentropy import download, fallback, run_reconcile, upload
+from orly.sync.negentropy import download, fallback, pace, run_reconcile, upload
 from orly.sync.negentropy.request import Direction, SyncFailedError, SyncProgress
 
 OURS = notes(*range(400))
@@ -396,6 +397,20 @@ async def test_what_is_on_its_way_to_the_disk_when_a_sync_is_broken_off_is_count
         syncing.cancel()
         await asyncio.gather(syncing, return_exceptions=True)
         assert own.progress[-1].fetched == len(await own.ids()) > 0
+
+
+@async_test
+async def test_a_peer_that_is_slow_with_events_and_works_in_order_is_not_silent(tmp_path: Path) -> None:
+    class Relay(FakeRelay):
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            await asyncio.sleep(0.01)
+            await super().on_event(peer, event)
+
+    relay = Relay(THEIRS)
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, batch_events=20, frame_bytes=512, timeout_s=QUICK_S)
+        assert result.is_complete, result.problems
+        assert await own.ids() == set(relay.events) == BOTH
 
 
 @async_test
@@ -819,9 +834,7 @@ async def test_what_a_sync_that_is_broken_off_found_out_is_remembered(how: str, 
         assert len(own.memory) == (20 if how == "cancel" else 10)  # a peer that is failing may lack events for now
 
 
-@pytest.mark.parametrize(
-    "reason", ["rate-limited: slow down", "error: disk full", "Write error: MDB_MAP_FULL", "auth-required: who"]
-)
+@pytest.mark.parametrize("reason", ["error: disk full", "Write error: MDB_MAP_FULL", "auth-required: who"])
 @async_test
 async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Path) -> None:
     relay = JudgingRelay([])
@@ -831,6 +844,132 @@ async def test_what_is_rejected_for_now_is_sent_again(reason: str, tmp_path: Pat
         assert (first.progress.rejected, first.is_settled) == (10, False)
         assert (await own.sync(url)).is_complete
         assert set(relay.events) == hex_ids(OURS)
+
+
+TOO_FAST = (False, "rate-limited: slow down")
+
+
+@async_test
+async def test_what_was_too_fast_is_sent_again_and_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
+    large = make_event(created_at=NOW_S, content="x" * 70_000)
+    n_refused = {"small": 300, large.event.id: 2}
+
+    def verdict(number: int, event: dict[str, Any]) -> tuple[bool, str]:
+        key = event["id"] if event["id"] in n_refused else "small"
+        n_refused[key] -= 1
+        return TOO_FAST if n_refused[key] >= 0 else (True, "")
+
+    relay = JudgingRelay([])
+    relay.verdict = verdict
+    async with side(tmp_path, [*OURS, large]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert result.is_complete, result.problems
+        assert set(relay.events) == hex_ids([*OURS, large])
+        assert result.progress.sent == 401
+        assert relay.n_seen == 401 + 302
+
+
+@async_test
+async def test_after_a_refusal_one_event_goes_first_and_twice_as_many_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(pace, "START_WINDOW", 32)
+    monkeypatch.setattr(pace, "QUICK_S", DEADLINE_S)
+    due = [32, 1, 2, 4, 8, 16, 1]
+
+    class Relay(FakeRelay):
+        waiting: list[dict[str, Any]]
+
+        async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
+            self.waiting.append(event)
+            if len(self.waiting) < due[0]:
+                return
+            is_first = due.pop(0) == 32
+            for each in self.waiting:
+                if is_first:
+                    await peer.send("OK", each["id"], *TOO_FAST)
+                else:
+                    await super().on_event(peer, each)
+            self.waiting.clear()
+
+    relay = Relay()
+    relay.waiting = []
+    async with side(tmp_path, notes(*range(32))) as own, scripted_peer(relay.serve) as url:
+        # Were fewer sent, nothing would be answered.
+        assert (await own.sync(url, Direction.UP)).is_complete
+        assert not due
+
+
+@async_test
+async def test_a_peer_that_only_says_it_is_too_fast_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.02)
+    large = make_event(created_at=NOW_S, content="x" * 70_000)
+    relay = JudgingRelay(THEIRS)
+    relay.verdict = lambda number, event: TOO_FAST
+    async with side(tmp_path, [*OURS, large]) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, timeout_s=QUICK_S)
+        assert await own.ids() == BOTH | {large.event.id}
+        assert (result.progress.sent, result.progress.rejected) == (0, 201)
+        (problem,) = result.problems
+        assert (
+            "201 events rejected by the peer: not sent, as the peer took too few: rate-limited: slow down (" in problem
+        )
+        assert len(own.memory) == 0
+        await goes_on(own, relay)
+
+
+@async_test
+async def test_an_event_that_is_always_too_much_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(pace, "MAX_PAUSE_S", 0.001)
+    never = OURS[5].event.id
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: TOO_FAST if event["id"] == never else (True, "")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert (result.progress.sent, result.progress.rejected) == (399, 1)
+        assert result.problems == ("1 event rejected by the peer: rate-limited: slow down (1)",)
+        assert relay.n_seen == 399 + pace.MAX_TRIES
+
+
+@pytest.mark.parametrize(
+    "reason", [str(TOO_MANY_OF_AUTHOR), "rate-limited: 50 events a day are taken of an author who is not trusted"]
+)
+@async_test
+async def test_the_limit_of_an_author_or_of_a_day_does_not_hold_up_the_others(reason: str, tmp_path: Path) -> None:
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: (False, reason) if number % 2 else (True, "")
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url)
+        assert (result.progress.sent, result.progress.rejected) == (200, 200)
+        assert relay.n_seen == 400
+        assert len(own.memory) == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "abort", "close"])
+@async_test
+async def test_a_pause_ends_with_the_sync(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 10 * DEADLINE_S)
+    monkeypatch.setattr(pace, "MAX_PAUSE_S", 10 * DEADLINE_S)
+    relay = JudgingRelay([])
+    relay.verdict = lambda number, event: TOO_FAST
+    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
+        syncing = asyncio.create_task(own.sync(url, timeout_s=100 * DEADLINE_S))
+        async with asyncio.timeout(DEADLINE_S):
+            await until(lambda: relay.n_seen == len(OURS))
+            if how == "cancel":
+                syncing.cancel()
+            elif how == "abort":
+                relay.connections[0].abort()
+            else:
+                relay.connections[0].write(frame(CLOSE, pack("!H", 1001)))
+            with pytest.raises(asyncio.CancelledError if how == "cancel" else SyncFailedError):
+                await syncing
+        assert len(own.memory) == 0
 
 
 @pytest.mark.parametrize(
@@ -879,30 +1018,32 @@ async def test_one_ok_missing_and_others_twice(tmp_path: Path) -> None:
 
 
 @async_test
-async def test_the_window_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "MAX_UNANSWERED_EVENTS", 20)
-    monkeypatch.setattr(upload, "_SEND_BYTES", 1000)
+async def test_the_window_is_kept_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "START_WINDOW", 32)
+    monkeypatch.setattr(pace, "MAX_WINDOW", 64)
+    monkeypatch.setattr(pace, "QUICK_S", DEADLINE_S)
 
     class Relay(FakeRelay):
         waiting: list[str]
-        most = 0
+        counts: list[int]
 
         async def on_event(self, peer: PeerSide, event: dict[str, Any]) -> None:
             self.events[event["id"]] = json.dumps(event).encode()
             self.waiting.append(event["id"])
-            self.most = max(self.most, len(self.waiting))
-            if len(self.waiting) == 20 or len(self.events) == len(OURS):
+            due = 64 if self.counts else 32
+            if len(self.waiting) == due or len(self.events) == len(ours):
+                self.counts.append(len(self.waiting))
                 for each in self.waiting:
                     await peer.send("OK", each, True, "")
                 self.waiting.clear()
 
-    relay = Relay()
-    relay.waiting = []
-    async with side(tmp_path, OURS) as own, scripted_peer(relay.serve) as url:
-        # Twenty are sent exactly: with nineteen nothing would be answered, and the sync would end with a stall.
+    relay, ours = Relay(), notes(*range(32 + 3 * 64))
+    relay.waiting, relay.counts = [], []
+    async with side(tmp_path, ours) as own, scripted_peer(relay.serve) as url:
+        # The whole window is sent: with one event less nothing would be answered, and the sync would end with a stall.
         result = await own.sync(url, Direction.UP)
         assert result.is_complete
-        assert relay.most == 20
+        assert relay.counts == [32, 64, 64, 64]
 
 
 @async_test

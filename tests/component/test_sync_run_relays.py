@@ -1,5 +1,6 @@
 """One sync with a relay of our own: both sides end with the same ids, whatever they had and however it caps."""
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.component.async_test import async_test
-from tests.component.relay_server import TestedRelay, running_relay
+from tests.component.relay_server import FakeTime, TestedRelay, running_relay
 from tests.component.sync_side import POLICY, hex_ids, notes, side
-from tests.factory import KEYS, NOW_S, SECRETS, delete_event, gift_wrap, make_event
+from tests.factory import KEYS, NOW_S, SECRETS, delete_event, gift_wrap, make_event, vanish_event
 from tests.transport import run_async
 
 from orly.nostr.filter import Filter
@@ -112,6 +113,25 @@ async def test_a_cap_is_got_around(tmp_path: Path) -> None:
         assert await own.ids() == await ids_of(relay) == hex_ids(OURS) | hex_ids(THEIRS)
 
 
+class RunningTime(FakeTime):
+    """A clock that goes on while events are counted by it."""
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+@async_test
+async def test_a_limit_on_rates_is_kept(tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"max_events_per_second": 500, "max_events_burst": 100}
+    async with (
+        running_relay(tmp_path / "relay", time=RunningTime(), negentropy_enabled=True, **limits) as relay,
+        side(tmp_path / "own", OURS) as own,
+    ):
+        result = await own.sync(relay.url)
+        assert result.is_complete, result.problems
+        assert await ids_of(relay) == hex_ids(OURS)
+
+
 @async_test
 async def test_deletions_and_replacements_meet(tmp_path: Path) -> None:
     gone_here, gone_there = notes(1, 2)
@@ -129,6 +149,23 @@ async def test_deletions_and_replacements_meet(tmp_path: Path) -> None:
         assert result.is_complete, result.problems
         again = await own.sync(relay.url)
         assert (again.progress.have, again.progress.need) == (0, 0)
+
+
+@async_test
+async def test_what_was_taken_back_there_is_not_missing(tmp_path: Path) -> None:
+    deleted, wrapped = notes(1, key=1)[0], gift_wrap(KEYS[2], key=5, created_at=NOW_S - 90, signed=True)
+    deletion = delete_event(deleted, key=1, created_at=NOW_S - 10, signed=True)
+    vanished = vanish_event(key=2, created_at=NOW_S - 5, signed=True)
+    async with (
+        running_relay(tmp_path / "relay", negentropy_enabled=True) as relay,
+        side(tmp_path / "own", [deleted, wrapped, *notes(2, key=2), *notes(3)]) as own,
+    ):
+        await relay.fill([deletion, vanished])
+        for n_sent in (1, 0):
+            result = await own.sync(relay.url, Direction.UP, private_kinds=True)
+            assert result.is_complete, result.problems
+            assert (result.progress.sent, result.progress.unneeded) == (n_sent, 3)
+        assert await ids_of(relay) == hex_ids([deletion, vanished, *notes(3)])
 
 
 @async_test

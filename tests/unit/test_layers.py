@@ -92,6 +92,7 @@ RULES = (
     ),
     Rule(who="orly.sync.*.state", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.sync.*.schedule", banned=OUTSIDE_WORLD, why="state machines are pure"),
+    Rule(who="orly.sync.*.pace", banned=OUTSIDE_WORLD, why="state machines are pure"),
     Rule(who="orly.units", banned=OUTSIDE_WORLD, why="parsers are pure"),
     Rule(who="orly.env_file", banned=OUTSIDE_WORLD, why="parsers are pure"),
     Rule(who="*", unless=("orly.store.lmdb*",), banned=("lmdb",), why="one package knows the engine"),

@@ -7,9 +7,25 @@ import msgspec
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import SaveResult, SaveStatus
 
-__all__ = ["BAD_SIGNATURE", "Verdict", "verdict_of"]
+__all__ = [
+    "A_DAY",
+    "BAD_SIGNATURE",
+    "FULL_TODAY",
+    "TAKEN_BACK",
+    "TOO_MANY_OF_AUTHOR",
+    "Verdict",
+    "is_for_later",
+    "verdict_of",
+]
 
 BAD_SIGNATURE: Final = Refusal(Prefix.INVALID, "the signature does not match")
+TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
+A_DAY: Final = "events a day are taken"
+"""Part of a refusal with the prefix `rate-limited`: no more will be taken today."""
+
+FULL_TODAY: Final = Refusal(
+    Prefix.RATE_LIMITED, "too many authors and addresses have written today, come back tomorrow"
+)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -31,6 +47,9 @@ _DELETED: Final = Verdict(False, Refusal(Prefix.BLOCKED, "this event was deleted
 _VANISHED: Final = Verdict(False, Refusal(Prefix.BLOCKED, "its author, or recipient, asked to vanish"))
 _EXPIRED: Final = Verdict(False, Refusal(Prefix.INVALID, "event has expired"))
 
+TAKEN_BACK: Final = frozenset(str(verdict.refusal) for verdict in (_DELETED, _VANISHED))
+"""What is said of an event that was taken back. Relays that push know it by these words, also older ones than this."""
+
 
 def verdict_of(result: SaveResult) -> Verdict:
     """What the store's answer means to the publisher."""
@@ -51,3 +70,8 @@ def verdict_of(result: SaveResult) -> Verdict:
             return Verdict(False, Refusal(Prefix.ERROR, result.detail))
         case _:
             assert_never(result.status)
+
+
+def is_for_later(reason: str) -> bool:
+    """Whether an event was refused by a limit that it is no use to slow down for: that of its author, or of the day."""
+    return reason in (str(TOO_MANY_OF_AUTHOR), str(FULL_TODAY)) or A_DAY in reason

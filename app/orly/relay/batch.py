@@ -14,7 +14,6 @@ from orly.store.base import SaveResult, SaveStatus
 __all__ = [
     "DUPLICATE",
     "LATER",
-    "TOO_MANY_OF_AUTHOR",
     "TOO_MANY_WAIT",
     "Batch",
     "Publisher",
@@ -54,7 +53,6 @@ def ok_for(event: EncodedEvent, result: SaveResult) -> bytes:
 
 
 DUPLICATE: Final = SaveResult(SaveStatus.DUPLICATE)
-TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
 TOO_MANY_WAIT: Final = Refusal(Prefix.RATE_LIMITED, "too many events of strangers wait already, try again later")
 LATER: Final = b""
 """Stands for the answer to an event that waits, and gets its answer then."""

@@ -14,6 +14,7 @@ from orly.access.commands import CommandError
 from orly.access.control import REPORTER_BYTES, AccessControl, ControlError, Use, UseMark
 from orly.access.curating import CuratingConfig
 from orly.access.snapshot import DAY_S, Snapshot
+from orly.intake.verdict import A_DAY, FULL_TODAY
 from orly.nostr.event import EncodedEvent
 from orly.nostr.reason import Prefix, Refusal
 
@@ -30,7 +31,6 @@ MAX_REPORTED: Final = 5_000
 MAX_UNREPORTED: Final = 100_000
 """Counts kept while access control is away, 20 MB; of more, no events are taken that have to be counted."""
 
-_FULL: Final = Refusal(Prefix.RATE_LIMITED, "too many authors and addresses have written today, come back tomorrow")
 _NOT_COUNTED: Final = Refusal(Prefix.ERROR, "events cannot be counted for the limits of the day, try again later")
 _NOTHING: Final[Mapping[bytes | str, int]] = {}
 
@@ -114,7 +114,7 @@ class DayLimits:
         if max(len(self._own), len(self._stored)) >= MAX_UNREPORTED:
             return _NOT_COUNTED
         if len(used) >= counted.MAX_COUNTED and (pubkey not in used or (place and place not in used)):
-            return _FULL
+            return FULL_TODAY
         return None
 
     def _note_offence(self, pubkey: bytes, place: str) -> None:
@@ -207,4 +207,4 @@ def _over(config: CuratingConfig, n_of_author: int, n_from_place: int | None) ->
         most, who = config.ip_daily_limit, "one address"
     else:
         return None
-    return Refusal(Prefix.RATE_LIMITED, f"{most} events a day are taken of {who}")
+    return Refusal(Prefix.RATE_LIMITED, f"{most} {A_DAY} of {who}")

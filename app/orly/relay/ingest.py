@@ -11,7 +11,7 @@ from orly.access.decide import Treatment
 from orly.intake.plugin import WritePlugin
 from orly.intake.plugin_lines import Ruling
 from orly.intake.policy import WritePolicy
-from orly.intake.verdict import BAD_SIGNATURE
+from orly.intake.verdict import BAD_SIGNATURE, TOO_MANY_OF_AUTHOR
 from orly.intake.verify import Verifier
 from orly.nostr.event import EncodedEvent, EventError, decode_event
 from orly.nostr.kinds import is_ephemeral
@@ -20,7 +20,6 @@ from orly.nostr.reason import Prefix, Refusal
 from orly.relay.batch import (
     DUPLICATE,
     LATER,
-    TOO_MANY_OF_AUTHOR,
     TOO_MANY_WAIT,
     Batch,
     Publisher,

@@ -90,9 +90,11 @@ class PeerConnection:
             now_s=now_s,
             send=self._socket.send,
         )
-        self._fetches = Fetches(self._auth, self._socket.send)
-        self._publishing = Publishing(self._auth, self._socket.send_all)
-        self._reconciliation = Reconciliation(self._socket.name, self._auth, self._socket.send)
+        publishing = self._publishing = Publishing(self._auth, self._socket.send_all)
+        self._fetches = Fetches(self._auth, self._socket.send, lambda: publishing.n_sent)
+        self._reconciliation = Reconciliation(
+            self._socket.name, self._auth, self._socket.send, lambda: publishing.n_sent
+        )
 
     @classmethod
     async def open(cls, url: str, options: PeerOptions, *, now_s: Callable[[], int] = clock.now_s) -> Self:
@@ -242,10 +244,7 @@ class PeerConnection:
     def _take(self, message: PeerMessage) -> None:
         match message:
             case Answer(event_id, accepted, reason):
-                is_ours = self._publishing.answered(
-                    event_id, accepted=accepted, reason=bare_reason(reason)
-                ) or self._auth.answered(event_id, accepted=accepted, reason=bare_reason(reason))
-                self._n_unexpected += not is_ours
+                self._take_answer(event_id, accepted, bare_reason(reason))
             case Events(sub_id, rows):
                 if not self._fetches.events(sub_id, rows):
                     self._n_unexpected += len(rows)
@@ -272,6 +271,18 @@ class PeerConnection:
             case _:
                 assert_never(message)
 
+    def _take_answer(self, event_id: str, accepted: bool, reason: str) -> None:
+        n_settled = self._publishing.n_settled
+        if self._publishing.answered(event_id, accepted=accepted, reason=reason):
+            # A peer that works in the order of what it gets comes to a question once the EVENTs before it are answered.
+            now_s = self._loop.time()
+            if n_settled < self._reconciliation.behind:
+                self._reconciliation.asked_at_s = now_s
+            if n_settled < self._fetches.behind:
+                self._fetches.progress_at_s = now_s
+        elif not self._auth.answered(event_id, accepted=accepted, reason=reason):
+            self._n_unexpected += 1
+
     def awaited(self) -> str:
         """What is awaited now, in words."""
         parts = []
@@ -285,7 +296,10 @@ class PeerConnection:
         return awaited + (f"; its last notice: {self._notices[-1]}" if self._notices else "")
 
     def overdue(self, now_s: float) -> str | None:
-        """What should have come by now, in words; each kind has its own progress. Called by the socket."""
+        """What should have come by now, in words. Called by the socket.
+
+        Each kind has its own progress, and what is behind EVENTs also theirs.
+        """
         since_s = now_s - self._options.answer_timeout_s
         is_overdue = (
             (self._reconciliation.is_waiting and self._reconciliation.asked_at_s <= since_s)

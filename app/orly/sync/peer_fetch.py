@@ -27,11 +27,23 @@ class Fetch:
     """One REQ.
 
     Attributes:
+        behind: How many EVENTs had been sent before.
         most: Events that were asked for at most; None = any number.
         n_events: Events that came so far.
     """
 
-    __slots__ = ("_fetches", "filters_json", "is_over", "most", "n_events", "over", "retried", "sink", "sub_id")
+    __slots__ = (
+        "_fetches",
+        "behind",
+        "filters_json",
+        "is_over",
+        "most",
+        "n_events",
+        "over",
+        "retried",
+        "sink",
+        "sub_id",
+    )
 
     def __init__(self, fetches: "Fetches", filters_json: bytes, sink: FetchSink, most: int | None) -> None:
         self._fetches = fetches
@@ -39,6 +51,7 @@ class Fetch:
         self.sink = sink
         self.most = most
         self.sub_id = ""
+        self.behind = 0
         self.n_events = 0
         self.retried = False
         self.is_over = False
@@ -63,16 +76,22 @@ class Fetch:
 class Fetches:
     """All REQs of a connection.
 
+    Args:
+        auth: Asks again for those that are refused for want of a key.
+        send: Sends a message.
+        n_sent: How many EVENTs have been sent so far.
+
     Attributes:
         error: Why the connection is over; None while it is not.
         progress_at_s: When something came for one of them, by the clock of the loop.
     """
 
-    __slots__ = ("_active", "_auth", "_loop", "_n_asked", "_n_waiting", "_send", "error", "progress_at_s")
+    __slots__ = ("_active", "_auth", "_loop", "_n_asked", "_n_sent", "_n_waiting", "_send", "error", "progress_at_s")
 
-    def __init__(self, auth: Authentication, send: Callable[[bytes], None]) -> None:
+    def __init__(self, auth: Authentication, send: Callable[[bytes], None], n_sent: Callable[[], int]) -> None:
         self._auth = auth
         self._send = send
+        self._n_sent = n_sent
         self._loop = asyncio.get_running_loop()
         self._active: dict[str, Fetch] = {}
         self._n_asked = 0
@@ -82,6 +101,12 @@ class Fetches:
 
     def __len__(self) -> int:
         return len(self._active)
+
+    @property
+    def behind(self) -> int:
+        """How many EVENTs had been sent before the oldest of them."""
+        oldest = next(iter(self._active.values()), None)
+        return 0 if oldest is None else oldest.behind
 
     def ask(self, filters_json: Sequence[bytes], sink: FetchSink, most: int | None) -> Fetch:
         """Sends a REQ for so many events at most; None = any number."""
@@ -94,6 +119,7 @@ class Fetches:
             self.progress_at_s = self._loop.time()
         self._n_asked += 1
         fetch.sub_id = f"f{self._n_asked}"
+        fetch.behind = self._n_sent()
         self._active[fetch.sub_id] = fetch
         self._send(b'["REQ","%b",%b]' % (fetch.sub_id.encode(), fetch.filters_json))
 

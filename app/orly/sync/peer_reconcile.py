@@ -31,8 +31,15 @@ _ABOUT_RECONCILING: Final = ("negentropy", "neg-", "neg requests")
 class Reconciliation:
     """Speaks NEG-OPEN, NEG-MSG and NEG-CLOSE; one session at a time, each with an id of its own.
 
+    Args:
+        name: The peer's, for errors.
+        auth: Asks again for what is refused for want of a key.
+        send: Sends a message.
+        n_sent: How many EVENTs have been sent so far.
+
     Attributes:
         asked_at_s: When what is awaited now was asked for, by the clock of the loop.
+        behind: How many EVENTs had been sent before.
     """
 
     __slots__ = (
@@ -40,6 +47,7 @@ class Reconciliation:
         "_auth",
         "_has_begun",
         "_loop",
+        "_n_sent",
         "_n_sessions",
         "_name",
         "_opening",
@@ -49,12 +57,16 @@ class Reconciliation:
         "_settling",
         "_sub_id",
         "asked_at_s",
+        "behind",
     )
 
-    def __init__(self, name: str, auth: Authentication, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, name: str, auth: Authentication, send: Callable[[bytes], None], n_sent: Callable[[], int]
+    ) -> None:
         self._name = name
         self._auth = auth
         self._send = send
+        self._n_sent = n_sent
         self._loop = asyncio.get_running_loop()
         self._n_sessions = 0
         self._sub_id: str | None = None
@@ -64,6 +76,7 @@ class Reconciliation:
         self._refusal: ReconcileRefusedError | None = None
         self._settling: asyncio.Future[str | None] | None = None
         self.asked_at_s = 0.0
+        self.behind = 0
 
     @property
     def is_waiting(self) -> bool:
@@ -110,7 +123,7 @@ class Reconciliation:
         self._has_begun = False
         self._refusal = None
         filter_json, first = self._opening
-        self._send(b'["NEG-OPEN","%b",%b,"%b"]' % (self._sub_id.encode(), filter_json, first.hex().encode()))
+        self._ask(b'["NEG-OPEN","%b",%b,"%b"]' % (self._sub_id.encode(), filter_json, first.hex().encode()))
 
     async def next(self, message: bytes) -> bytes:
         """NEG-MSG; raises what `open` raises."""
@@ -119,15 +132,19 @@ class Reconciliation:
             raise self._refusal
         if self._sub_id is None:
             raise RuntimeError("no session is open")
-        self._send(b'["NEG-MSG","%b","%b"]' % (self._sub_id.encode(), message.hex().encode()))
+        self._ask(b'["NEG-MSG","%b","%b"]' % (self._sub_id.encode(), message.hex().encode()))
         return await self._wait()
+
+    def _ask(self, payload: bytes) -> None:
+        self.asked_at_s = self._loop.time()
+        self.behind = self._n_sent()
+        self._send(payload)
 
     def _check_alone(self) -> None:
         if self._answer is not None:
             raise RuntimeError("one message at a time")
 
     async def _wait(self) -> bytes:
-        self.asked_at_s = self._loop.time()
         self._answer = self._loop.create_future()
         try:
             return await self._answer
@@ -169,7 +186,6 @@ class Reconciliation:
         if self._answer is None or self._answer.done() or self._sub_id is not None:
             return  # nobody waits any more, or for something else
         if problem is None:
-            self.asked_at_s = self._loop.time()
             self._begin()
         else:
             self._refuse(f"{reason} (AUTH failed: {problem})", None)

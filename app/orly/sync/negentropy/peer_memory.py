@@ -45,7 +45,7 @@ class Why(Enum):
     REJECTED = 4
     """The peer refused it."""
     UNNEEDED = 5
-    """The peer has it, or a newer version of it, though it does not say so in its set."""
+    """The peer has it, or a newer version or a deletion of it, though it does not say so in its set."""
 
 
 _PUSHED: Final = frozenset({Why.REJECTED, Why.UNNEEDED})

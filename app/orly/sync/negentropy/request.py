@@ -121,8 +121,8 @@ class SyncProgress:
         refused: Needed, and against the rules of this relay.
         unavailable: Needed, and never sent by the peer.
         sent: Pushed and accepted.
-        unneeded: Not sent, or sent in vain: the peer has them or a newer version, they are gone from this store
-            meanwhile, or only their author may publish them (NIP-70).
+        unneeded: Not sent, or sent in vain: the peer has them or a newer version, they are deleted there, they are
+            gone from this store meanwhile, or only their author may publish them (NIP-70).
         rejected: Pushed, and refused or never answered by the peer.
         bytes_sent: To the peer, on the socket.
         bytes_received: From the peer, on the socket.

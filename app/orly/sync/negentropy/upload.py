@@ -5,19 +5,21 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, assert_never
 
+from orly.intake.verdict import TAKEN_BACK, is_for_later
 from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
+from orly.nostr.reason import Prefix
 from orly.nostr.tags import is_protected
 from orly.store.base import Query
+from orly.sync.negentropy.pace import MAX_TRIES, Pace
 from orly.sync.negentropy.peer_memory import MAX_REMEMBERED_IDS, Why
 from orly.sync.negentropy.run_context import SyncContext, key_hint
 from orly.sync.peer import PeerRefusedError
 
-__all__ = ["MAX_UNANSWERED_BYTES", "MAX_UNANSWERED_EVENTS", "Uploads"]
+__all__ = ["MAX_UNANSWERED_BYTES", "Uploads"]
 
-MAX_UNANSWERED_EVENTS: Final = 500
 MAX_UNANSWERED_BYTES: Final = 4 * 1024 * 1024
-"""What may be on its way without an answer: enough for a link of 100 ms round-trip time at 5,000 events/s."""
+"""What may be on its way without an answer, whatever the window for the number of events is."""
 
 LARGE_EVENT_BYTES: Final = 64 * 1024
 """Larger events go last and one by one: some relays close the connection over them."""
@@ -30,7 +32,7 @@ _MAX_USELESS: Final = 500
 _PROTECTED_HINT: Final = b'["-"'
 
 _HAS_IT: Final = frozenset({"duplicate", "replaced", "deleted"})
-"""What the peer says when it has the event, or something that stands for it."""
+"""What the peer says when it has the event, or something that stands for it; the last two are strfry's words."""
 
 _NOT_FOR_GOOD: Final = frozenset({"auth-required", "rate-limited", "error", "Write error"})
 """What it may take another time; the last is what strfry says when its disk is full."""
@@ -43,8 +45,12 @@ class Uploads:
         self._context = context
         self._queue: deque[bytes] = deque()
         self._large: list[tuple[int, bytes]] = []
-        self._unanswered: dict[bytes, int] = {}
+        self._pace = Pace(context.request.timeout_s)
+        self._monotonic_s = asyncio.get_running_loop().time
+        self._unanswered: dict[bytes, tuple[int, float]] = {}
         self._unanswered_bytes = 0
+        self._tries: dict[bytes, int] = {}
+        self._why_stopped = ""
         self._changed = asyncio.Event()
         self._is_last = False
         self._n_useless = 0
@@ -53,7 +59,9 @@ class Uploads:
 
     def add(self, ids: Sequence[bytes]) -> None:
         """Send these too."""
-        if ids:
+        if self._why_stopped:
+            self._leave_out(ids)
+        elif ids:
             self._queue.extend(ids)
             self._context.room.add(len(ids))
             self._changed.set()
@@ -70,17 +78,13 @@ class Uploads:
             PeerError: The peer takes nothing, or the connection is lost.
             StoreError: The events cannot be read.
         """
-        while self._queue or self._unanswered or not self._is_last:
+        while self._queue or self._large or self._unanswered or not self._is_last:
             if self._queue:
                 await self._send_some()
-                continue
-            await self._change()
-        self._large.sort(reverse=True)
-        while self._large:
-            events = await self._load([self._large[-1][1]])
-            await self._send(events)
-            await self._room(0, below=1)
-            self._large.pop()
+            elif self._large and self._is_last and not self._unanswered:
+                await self._send_large()
+            else:
+                await self._change()
 
     def give_up(self, *, was_silent: bool) -> bool:
         """Count what is not answered as rejected, now that the connection is over.
@@ -92,15 +96,15 @@ class Uploads:
             False if the sync has to fail, because more than answers is missing, or because the peer went away for
             another reason than a large event. Nothing is counted then.
         """
-        is_large = bool(self._large and self._large[-1][1] in self._unanswered)
+        event_id, (size, _) = next(iter(self._unanswered.items()), (b"", (0, 0.0)))
+        is_large = size > LARGE_EVENT_BYTES
         if self._queue or self._is_loading or not self._is_last or not (is_large or (was_silent and self._unanswered)):
             return False
         tally = self._context.tally
         if is_large:
-            size, event_id = self._large.pop()
             self._context.memory.note(event_id, Why.REJECTED, now_s=self._context.now_s())
             tally.reject(f"the peer went away over an event of {size} bytes")
-            self._unanswered.pop(event_id, None)
+            del self._unanswered[event_id]
         for _ in range(len(self._large) + len(self._unanswered)):
             tally.reject("the peer did not answer", is_passing=True)
         return True
@@ -114,6 +118,11 @@ class Uploads:
         self._large += [(len(raw), event_id) for event_id, raw in events if len(raw) > LARGE_EVENT_BYTES]
         await self._send([(event_id, raw) for event_id, raw in events if len(raw) <= LARGE_EVENT_BYTES])
         self._is_loading = False
+
+    async def _send_large(self) -> None:
+        self._large.sort(reverse=True)
+        _, event_id = self._large.pop()
+        await self._send(await self._load([event_id]))
 
     def _choose(self, ids: Sequence[bytes]) -> list[bytes]:
         """Those that are not known to be sent in vain; the others are counted."""
@@ -149,26 +158,36 @@ class Uploads:
     async def _send(self, events: Sequence[tuple[bytes, bytes]]) -> None:
         start = 0
         while start < len(events):
-            n_bytes, end = len(events[start][1]), start + 1
-            while end < len(events) and n_bytes + len(events[end][1]) <= _SEND_BYTES:
-                n_bytes += len(events[end][1])
-                end += 1
-            await self._publish(events[start:end], n_bytes)
-            start = end
+            pause_s = self._pace.wait_s(self._monotonic_s())
+            if self._why_stopped:
+                self._leave_out([event_id for event_id, _ in events[start:]])
+                return
+            if pause_s > 0:
+                await asyncio.sleep(pause_s)
+            elif part := self._part(events, start):
+                await self._publish(part)
+                start += len(part)
+            else:
+                await self._change()
 
-    async def _publish(self, events: Sequence[tuple[bytes, bytes]], n_bytes: int) -> None:
-        await self._room(n_bytes, below=MAX_UNANSWERED_EVENTS - len(events) + 1)
-        self._unanswered.update((event_id, len(raw)) for event_id, raw in events)
-        self._unanswered_bytes += n_bytes
+    def _part(self, events: Sequence[tuple[bytes, bytes]], start: int) -> Sequence[tuple[bytes, bytes]]:
+        """The next events that may be sent now; one at least if none is unanswered."""
+        n_bytes, end = 0, start
+        last = min(len(events), start + self._pace.window - len(self._unanswered))
+        most_bytes = min(_SEND_BYTES, MAX_UNANSWERED_BYTES - self._unanswered_bytes)
+        while end < last and n_bytes + len(events[end][1]) <= most_bytes:
+            n_bytes += len(events[end][1])
+            end += 1
+        if not self._unanswered:
+            end = max(end, start + 1)
+        return events[start:end]
+
+    async def _publish(self, events: Sequence[tuple[bytes, bytes]]) -> None:
+        now_s = self._monotonic_s()
+        self._unanswered.update((event_id, (len(raw), now_s)) for event_id, raw in events)
+        self._unanswered_bytes += sum(len(raw) for _, raw in events)
         self._context.peer.publish(events, self._answered)
         await self._context.peer.drained()
-
-    async def _room(self, n_bytes: int, *, below: int) -> None:
-        """Wait until fewer than `below` events are unanswered, and so many bytes more may be sent."""
-        while self._unanswered and (
-            len(self._unanswered) >= below or self._unanswered_bytes + n_bytes > MAX_UNANSWERED_BYTES
-        ):
-            await self._change()
 
     async def _change(self) -> None:
         """Wait until something was answered or added."""
@@ -180,14 +199,19 @@ class Uploads:
 
     def _answered(self, answers: Sequence[tuple[bytes, bool, str]]) -> None:
         """Count the OKs of one read; called by the connection."""
-        tally = self._context.tally
+        tally, now_s = self._context.tally, self._monotonic_s()
         for event_id, is_accepted, reason in answers:
-            size = self._unanswered.pop(event_id, None)
-            if size is None:
+            size, sent_s = self._unanswered.pop(event_id, (0, now_s))
+            if not size:
                 continue
             self._unanswered_bytes -= size
             word = reason.partition(":")[0]
-            if word in _HAS_IT:
+            if word == Prefix.RATE_LIMITED and not is_accepted and not is_for_later(reason):
+                self._pace.limited(sent_s, now_s)
+                self._put_back(event_id, reason)
+                continue
+            self._pace.answered(sent_s, now_s)
+            if word in _HAS_IT or reason in TAKEN_BACK:
                 tally.unneeded += 1
                 self._context.memory.note(event_id, Why.UNNEEDED, now_s=self._context.now_s())
             elif is_accepted:
@@ -197,11 +221,32 @@ class Uploads:
         tally.tell()
         self._changed.set()
 
+    def _put_back(self, event_id: bytes, reason: str) -> None:
+        """Send an event once more, unless that was tried often enough."""
+        tries = self._tries[event_id] = self._tries.get(event_id, 0) + 1
+        if self._pace.is_hopeless and not self._why_stopped:
+            self._stop(reason)
+        if self._why_stopped or tries >= MAX_TRIES:
+            self._note_rejected(event_id, Prefix.RATE_LIMITED, reason)
+        else:
+            self.add([event_id])
+
+    def _stop(self, reason: str) -> None:
+        """Send nothing more."""
+        self._why_stopped = f"not sent, as the peer took too few: {reason}"
+        left = [*self._queue, *(event_id for _, event_id in self._large)]
+        self._context.room.add(-len(self._queue))
+        self._queue.clear()
+        self._large.clear()
+        self._leave_out(left)
+
+    def _leave_out(self, ids: Sequence[bytes]) -> None:
+        for event_id in ids:
+            self._note_rejected(event_id, Prefix.RATE_LIMITED, self._why_stopped)
+
     def _reject(self, event_id: bytes, word: str, reason: str) -> None:
+        self._note_rejected(event_id, word, reason)
         tally = self._context.tally
-        tally.reject(reason, is_passing=word in _NOT_FOR_GOOD)
-        if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
-            tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
         if tally.sent or tally.unneeded:
             return
         self._n_useless += 1
@@ -210,6 +255,12 @@ class Uploads:
             self._trouble = PeerRefusedError(
                 f"{self._context.peer.name} takes no events from us: {reason}{hint}", reason
             )
+
+    def _note_rejected(self, event_id: bytes, word: str, reason: str) -> None:
+        tally = self._context.tally
+        tally.reject(reason, is_passing=word in _NOT_FOR_GOOD)
+        if len(tally.rejected_ids) < MAX_REMEMBERED_IDS:
+            tally.rejected_ids[event_id] = word not in _NOT_FOR_GOOD
 
 
 def _is_protected(raw: bytes) -> bool:

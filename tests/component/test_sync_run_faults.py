@@ -581,6 +581,25 @@ async def test_what_is_more_than_one_sync_may_fetch_comes_with_the_next(
         assert await own.ids() == hex_ids(THEIRS)
 
 
+@async_test
+async def test_what_was_not_compared_to_its_end_is_not_looked_at_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_reconcile, "MAX_LACKING", 300)
+
+    class Relay(WithholdingRelay):
+        def responder(self, items: ItemSet) -> Responder:
+            return Responder(items, max_frame_bytes=1024)
+
+    relay = Relay(THEIRS)
+    relay.hidden = frozenset(event.event.id for event in THEIRS)
+    async with side(tmp_path) as own, scripted_peer(relay.serve) as url:
+        result = await own.sync(url, Direction.DOWN)
+        assert 300 < result.progress.unavailable < 700
+        assert len(result.problems) == 2
+        assert [message[0] for message in relay.log].count("NEG-OPEN") == 1
+
+
 def made_up(first: int) -> bytes:
     """A negentropy message with 500 ids that do not exist, which calls for a next one."""
     made = [sha256(str(number).encode()).digest() for number in range(first, first + 500)]

@@ -10,14 +10,8 @@ from typing import Final, Literal
 from orly import clock
 from orly.nostr.filter import Filter
 from orly.sync.negentropy.own_address import OwnAddress
-from orly.sync.negentropy.peer_loop import (
-    LoopContext,
-    PeerLine,
-    PeerLoop,
-    Runner,
-    SyncOptions,
-    refuse_own,
-)
+from orly.sync.negentropy.peer_line import PeerLine
+from orly.sync.negentropy.peer_loop import LoopContext, PeerLoop, Runner, SyncOptions, refuse_own
 from orly.sync.negentropy.peer_memory import PeerMemory
 from orly.sync.negentropy.peers import MAX_PEERS, PeerBook, PeerBookError, PeerState
 from orly.sync.negentropy.request import SyncProgress, SyncRequest, SyncResult

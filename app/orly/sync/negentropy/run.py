@@ -197,6 +197,8 @@ class _Run:
         tally = self._context.tally
         if not tally.unavailable_ids or not self._differences.by_negentropy or self._context.peer.error is not None:
             return
+        if tally.gaps:
+            return  # not all of it was compared the first time
         try:
             needed = await self._differences.still_needed(tally.unavailable_ids)
         except (PeerError, NegentropyError) as error:

@@ -15,7 +15,7 @@ from tests.component.sync_side import hex_ids, notes, side
 from tests.factory import FAKE_SIG, NOW_S, SECRETS, event_json, fake_event, make_event
 from tests.wsclient import DEADLINE_S, until
 
-from orly.intake.verdict import TOO_MANY_OF_AUTHOR
+from orly.intake.verdict import FULL_TODAY, TOO_MANY_OF_AUTHOR
 from orly.negentropy import ItemSet, Responder
 from orly.negentropy.encoding import varint
 from orly.nostr.event import EncodedEvent
@@ -956,7 +956,12 @@ async def test_an_event_that_is_always_too_much_is_not_tried_for_ever(
 
 
 @pytest.mark.parametrize(
-    "reason", [str(TOO_MANY_OF_AUTHOR), "rate-limited: 50 events a day are taken of an author who is not trusted"]
+    "reason",
+    [
+        str(TOO_MANY_OF_AUTHOR),
+        str(FULL_TODAY),
+        "rate-limited: 50 events a day are taken of an author who is not trusted",
+    ],
 )
 @async_test
 async def test_the_limit_of_an_author_or_of_a_day_does_not_hold_up_the_others(reason: str, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ START_WINDOW: Final = 500
 MAX_WINDOW: Final = 4000
 """Enough for a link of 100 ms round-trip time at 40,000 events/s; it is bounded by its bytes, too."""
 
-MIN_WINDOW: Final = 16
-"""However slow the peer is; there is a message and an answer for each event anyway."""
+MIN_WINDOW: Final = 100
+"""However late the answers are: a relay may let every event of a stranger wait, and many at once."""
 
 QUICK_S: Final = 1.0
 """A whole window of answers within this time lets the window double."""

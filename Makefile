@@ -46,7 +46,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/pytest --numprocesses $(JOBS) --dist loadgroup
+	$(BIN)/pytest --numprocesses $(JOBS)
 
 bench: setup ## compare with other relays; takes a few minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -5,6 +5,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 IMAGE_TIER = Path(__file__).with_name("image")
 
@@ -24,11 +26,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == IMAGE_TIER and not _has_image_tier(config) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Has pytest-xdist run the tests of a file in one process, and the image tier, whose files share an image, too."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("image" if IMAGE_TIER in item.path.parents else file))
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Runs the tests of a file in one process, and the image tier, whose files share an image and the engine, too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return str(IMAGE_TIER) if IMAGE_TIER in self.config.rootpath.joinpath(file).parents else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Has pytest-xdist share out the tests in this way."""
+    return _ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

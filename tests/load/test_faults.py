@@ -45,6 +45,8 @@ class Promises:
     accepted: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     reasons: Counter[str] = field(default_factory=Counter)
+    accepted_at: Counter[str] = field(default_factory=Counter)
+    """By the URL of the relay, how many."""
     is_over: bool = False
     _number: int = 0
 
@@ -93,6 +95,7 @@ async def write(url: str, key: int, promises: Promises) -> None:
                 assert kind == "OK"
                 pending.remove(event_id)
                 promises.note(event_id, accepted, reason)
+                promises.accepted_at[url] += accepted
                 window.release()
         finally:
             sender.cancel()
@@ -208,7 +211,9 @@ def test_the_store_is_killed_many_times_under_load(reads_directly: bool) -> None
 
         async def kill() -> None:
             for n in range(KILLS):
+                before = promises.accepted_at.copy()
                 await more_accepted(promises, dice.randrange(1, MOST_OKS) if n else 1)
+                await accepted_everywhere(relays, promises, before)  # a worker may look for the store once a second
                 db.kill()
                 db.start_again()
 
@@ -301,3 +306,10 @@ async def until_health(relay: RelayProcess, wanted: int) -> None:
     while (await http(relay.url, path="/health")).status != wanted:
         assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s for /health to answer {wanted}"
         await asyncio.sleep(0.02)
+
+
+async def accepted_everywhere(relays: list[RelayProcess], promises: Promises, before: Counter[str]) -> None:
+    """Waits until every relay has acknowledged more events than before."""
+    await until(
+        lambda: all(promises.accepted_at[relay.url] > before[relay.url] for relay in relays), "an answer of every relay"
+    )

@@ -37,7 +37,13 @@ _make_stub: Final[Callable[[grpc.Channel], Any]] = service_pb2_grpc.DatabaseServ
 @contextmanager
 def calling(address: str) -> Iterator[Any]:
     """The generated stub of the service at an address."""
-    options = [("grpc.max_receive_message_length", _MAX_BYTES), ("grpc.max_send_message_length", _MAX_BYTES)]
+    options = [
+        ("grpc.max_receive_message_length", _MAX_BYTES),
+        ("grpc.max_send_message_length", _MAX_BYTES),
+        # What is not read is not sent: a window that grows, as it does by default, may take in all that a test has.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ]
     with grpc.insecure_channel(address, options=options) as channel:
         yield _make_stub(channel)
 

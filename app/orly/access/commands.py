@@ -23,6 +23,7 @@ from orly.nostr.kinds import MAX_KIND
 
 __all__ = [
     "MAX_REASON_CHARACTERS",
+    "OPERATOR",
     "AddKey",
     "AllowKind",
     "BlockAddress",
@@ -45,6 +46,9 @@ __all__ = [
 
 MAX_REASON_CHARACTERS: Final = 500
 MAX_INFO_CHARACTERS: Final = 2_000
+
+OPERATOR: Final = "operator"
+"""Who did something, if neither a key nor the limits of a day did: somebody on the relay's machine."""
 
 Member = bytes | int | str
 """Of a list of keys or events (32 bytes), of kinds, or of addresses."""

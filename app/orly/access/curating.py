@@ -14,6 +14,7 @@ from orly.nostr.reason import Prefix, Refusal
 from orly.nostr.tags import d_value, values
 
 __all__ = [
+    "A_DAY",
     "CATEGORIES",
     "CONFIG_D",
     "CONFIG_KIND",
@@ -22,7 +23,11 @@ __all__ = [
     "is_config",
     "parse_config",
     "refuse_config",
+    "refuse_over",
 ]
+
+A_DAY: Final = "events a day are taken"
+"""Part of a refusal with the prefix `rate-limited`: no more will be taken today."""
 
 CONFIG_KIND: Final = 30_078
 CONFIG_D: Final = "curating-config"
@@ -214,3 +219,20 @@ def _range(text: str) -> tuple[int, int]:
     if not first <= last <= MAX_KIND:
         raise CuratingConfigError(f"kind_range must be two kinds with - between them, not {text[:40]!r}")
     return first, last
+
+
+def refuse_over(config: CuratingConfig, n_of_author: int, n_from_place: int | None) -> Refusal | None:
+    """Why no more events of an author who is not trusted are taken today; None if they are.
+
+    Args:
+        config: Has the limits.
+        n_of_author: That many were today.
+        n_from_place: That many came from the same place; None if that does not count.
+    """
+    if n_of_author >= config.daily_limit:
+        most, who = config.daily_limit, "an author who is not trusted"
+    elif n_from_place is not None and n_from_place >= config.ip_daily_limit:
+        most, who = config.ip_daily_limit, "one address"
+    else:
+        return None
+    return Refusal(Prefix.RATE_LIMITED, f"{most} {A_DAY} of {who}")

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, Final
 
 from orly.access.commands import (
+    OPERATOR,
     Command,
     CommandError,
     Edit,
@@ -38,9 +39,6 @@ MAX_LISTED_BYTES: Final = 16 * MIB
 
 LIMITS: Final = "limits"
 """By whom a block is that nobody asked for, and the end of one that had a time."""
-
-OPERATOR: Final = "operator"
-"""Whom the audit names where there is no key."""
 
 MAX_TOLD: Final = 20
 """Commands of one call that have a line of their own in the log."""

@@ -6,15 +6,12 @@ from typing import Final
 
 import msgspec
 
-from orly.access.commands import Member
+from orly.access.commands import OPERATOR, Member
 from orly.access.control import Listed
 from orly.access.snapshot import ListName
 from orly.logs import escape
 
-__all__ = ["OPERATOR", "UNKNOWN", "Row", "as_json", "as_text", "date", "read_name", "row_of", "text_of"]
-
-OPERATOR: Final = "operator"
-"""Who put something on a list, if neither a key nor the limits of a day did: somebody on the relay's machine."""
+__all__ = ["UNKNOWN", "Row", "as_json", "as_text", "date", "read_name", "row_of", "text_of"]
 
 UNKNOWN: Final = "-"
 """Stands where something is not known."""

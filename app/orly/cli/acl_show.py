@@ -6,13 +6,13 @@ import msgspec
 
 from orly.access.addresses import place_of
 from orly.access.commands import Entry, applies_in
-from orly.access.curating import CuratingConfig
+from orly.access.curating import CuratingConfig, refuse_over
 from orly.access.decide import Treatment, block_of, level_of, refuse_read, refuse_write, standing_of, treatment_of
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import PUBKEY_LISTS, ListName, Snapshot
 from orly.cli.acl_places import Reading, lists_of
 from orly.nostr.event import EncodedEvent, Event, compute_id, decode_event, encode_event
-from orly.nostr.reason import Prefix, Refusal
+from orly.nostr.reason import Refusal
 
 __all__ = ["Counted", "Finding", "Found", "find"]
 
@@ -111,7 +111,7 @@ async def find(access: Reading, pubkey: bytes, address: str) -> Finding:
         lists=tuple(lists),
         address=address,
         block=block,
-        refused_note=refuse_write(snapshot, note, standing) or _over(key_use, address_use),
+        refused_note=refuse_write(snapshot, note, standing) or _over(snapshot, key_use, address_use),
         treatment=treatment,
         refused_read=refuse_read(standing),
         key_use=key_use,
@@ -140,10 +140,8 @@ def _counted(snapshot: Snapshot, who: bytes | str) -> Counted | None:
     return Counted(used=snapshot.used.get(who, 0), limit=limit)
 
 
-def _over(key: Counted | None, address: Counted | None) -> Refusal | None:
+def _over(snapshot: Snapshot, key: Counted | None, address: Counted | None) -> Refusal | None:
     """The refusal that a relay process has for who has reached a limit."""
-    if key is not None and key.used >= key.limit:
-        return Refusal(Prefix.RATE_LIMITED, f"{key.limit} events a day are taken of an author who is not trusted")
-    if address is not None and address.used >= address.limit:
-        return Refusal(Prefix.RATE_LIMITED, f"{address.limit} events a day are taken of one address")
-    return None
+    if snapshot.curating is None or key is None:
+        return None
+    return refuse_over(snapshot.curating, key.used, None if address is None else address.used)

@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Final, assert_never
 
-from orly.access.commands import Entry
+from orly.access.commands import OPERATOR, Entry
 from orly.access.decide import Treatment
 from orly.access.levels import Level, Mode
 from orly.access.snapshot import ListName
-from orly.cli.acl_rows import OPERATOR, date
+from orly.cli.acl_rows import date
 from orly.cli.acl_show import Counted, Finding, Found
 from orly.logs import escape
 

@@ -4,11 +4,11 @@ from typing import Final, assert_never
 
 import msgspec
 
+from orly.access.curating import A_DAY
 from orly.nostr.reason import Prefix, Refusal
 from orly.store.base import SaveResult, SaveStatus
 
 __all__ = [
-    "A_DAY",
     "BAD_SIGNATURE",
     "FULL_TODAY",
     "TAKEN_BACK",
@@ -20,8 +20,6 @@ __all__ = [
 
 BAD_SIGNATURE: Final = Refusal(Prefix.INVALID, "the signature does not match")
 TOO_MANY_OF_AUTHOR: Final = Refusal(Prefix.RATE_LIMITED, "too many events of this author, slow down")
-A_DAY: Final = "events a day are taken"
-"""Part of a refusal with the prefix `rate-limited`: no more will be taken today."""
 
 FULL_TODAY: Final = Refusal(
     Prefix.RATE_LIMITED, "too many authors and addresses have written today, come back tomorrow"

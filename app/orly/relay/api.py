@@ -18,7 +18,7 @@ from starlette.routing import Route
 from orly.access.control import AccessControl
 from orly.access.decide import NO_SNAPSHOT, level_of
 from orly.access.levels import Level
-from orly.access.snapshot import ListName, Snapshot
+from orly.access.snapshot import DAY_S, ListName, Snapshot
 from orly.intake.policy import WritePolicy
 from orly.nostr.filter import Filter
 from orly.nostr.nip19 import Nip19Error, parse_public_key
@@ -59,7 +59,6 @@ IN_MEMORY_BYTES: Final = 1024 * 1024
 
 COUNT_TIMEOUT_S: Final = 60.0
 
-_DAY_S: Final = 24 * 60 * 60
 
 log = logging.getLogger(__name__)
 
@@ -294,7 +293,7 @@ class _Telling:
         events = await self._store.count(Query(filters=(Filter(),), timeout_s=COUNT_TIMEOUT_S))
         last_serial = await self._store.last_serial()
         snapshot = self._snapshot()
-        used = snapshot.used if snapshot.day == self._now_s() // _DAY_S else {}
+        used = snapshot.used if snapshot.day == self._now_s() // DAY_S else {}
         n_keys = sum(isinstance(who, bytes) for who in used)
         return reply(
             {

@@ -12,9 +12,9 @@ import msgspec
 from orly.access import snapshot as counted
 from orly.access.commands import CommandError
 from orly.access.control import REPORTER_BYTES, AccessControl, ControlError, Use, UseMark
-from orly.access.curating import CuratingConfig
+from orly.access.curating import refuse_over
 from orly.access.snapshot import DAY_S, Snapshot
-from orly.intake.verdict import A_DAY, FULL_TODAY
+from orly.intake.verdict import FULL_TODAY
 from orly.nostr.event import EncodedEvent
 from orly.nostr.reason import Prefix, Refusal
 
@@ -78,7 +78,7 @@ class DayLimits:
             return refusal
         n_of_author = self._count(used, event.pubkey)
         n_from_place = self._count(used, place) if place else None
-        refusal = _over(config, n_of_author, n_from_place)
+        refusal = refuse_over(config, n_of_author, n_from_place)
         if refusal is None:
             self._add(event.pubkey, place, 1)
         elif n_from_place is not None and n_from_place >= min(config.daily_limit, config.ip_daily_limit):
@@ -198,13 +198,3 @@ class DayLimits:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _over(config: CuratingConfig, n_of_author: int, n_from_place: int | None) -> Refusal | None:
-    if n_of_author >= config.daily_limit:
-        most, who = config.daily_limit, "an author who is not trusted"
-    elif n_from_place is not None and n_from_place >= config.ip_daily_limit:
-        most, who = config.ip_daily_limit, "one address"
-    else:
-        return None
-    return Refusal(Prefix.RATE_LIMITED, f"{most} {A_DAY} of {who}")

@@ -10,7 +10,7 @@ import msgspec
 from orly.access.commands import AddKey, CommandError
 from orly.access.curating import CONFIG_D, CONFIG_KIND, CuratingConfig, is_config, refuse_config
 from orly.access.levels import Mode
-from orly.access.snapshot import ListName
+from orly.access.snapshot import DAY_S, ListName
 from orly.nostr.event import ID_IN_JSON, decode_stored
 from orly.nostr.filter import Filter
 from orly.relay.management_lists import Asked
@@ -34,8 +34,6 @@ QUERY_TIMEOUT_S: Final = 60.0
 
 SLICE_USES: Final = 1_000
 """Of those that have published today, looked at at a stretch, 2 ms; then others on the loop have their turn."""
-
-_DAY_S: Final = 24 * 60 * 60
 
 
 async def delete_event(asked: Asked, event_id: bytes) -> bool:
@@ -82,7 +80,7 @@ async def unclassified(asked: Asked, limit: int) -> list[dict[str, object]]:
     """Keys about which nothing was decided and that have published today, those with the most events first."""
     snapshot, used = asked.snapshot, asked.snapshot.used
     trusted, blacklisted = snapshot.trusted_pubkeys, snapshot.blacklisted_pubkeys
-    if snapshot.day != asked.now_s // _DAY_S:
+    if snapshot.day != asked.now_s // DAY_S:
         return []
     most: list[tuple[int, bytes]] = []  # a heap
     everybody = list(used)

@@ -53,5 +53,5 @@ async def _fetch(
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DATA_LOSS:
                 return count, (error.details() or "events are missing").removeprefix("error: ")
-            raise status_error(error, address) from None
+            raise status_error(error.code(), error.details(), address) from None
     return count, ""

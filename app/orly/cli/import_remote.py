@@ -15,6 +15,7 @@ from orly.intake.jsonl import ImportReport, refuse_compressed
 from orly.pb.orlydb.v1 import service_pb2
 from orly.process.exit_codes import ExitCode
 from orly.process.stop_signals import on_stop
+from orly.rpc.ending import CallEnding
 from orly.settings import Settings
 
 __all__ = ["import_remotely"]
@@ -49,6 +50,7 @@ async def _send(
     on_stop(lambda _: loop.call_soon_threadsafe(stop.set))
     async with connected(settings, address) as calls:
         call = calls.Import()
+        ending = CallEnding(call)
         try:
             with byte_progress("import", total_bytes=size_of(stream)) as progress:
                 await call.write(service_pb2.ImportRequest(skip_signatures=not verify))
@@ -65,19 +67,20 @@ async def _send(
         except BaseException:
             call.cancel()
             raise
-        return await _answer(call, address), stop.is_set()
+        return await _answer(call, ending, address), stop.is_set()
 
 
-async def _answer(call: Any, address: str) -> service_pb2.ImportResponse:
+async def _answer(call: Any, ending: CallEnding, address: str) -> service_pb2.ImportResponse:
     try:
         response: service_pb2.ImportResponse = await call
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
+        code, why = ending.status(error)
+        if code is grpc.StatusCode.UNAVAILABLE:
             text = (
                 f"the connection to {address} was lost; what was stored so far stays, and the import can be run again"
             )
             raise RemoteError(ExitCode.FAILED, text) from None
-        raise status_error(error, address) from None
+        raise status_error(code, why, address) from None
     return response
 
 

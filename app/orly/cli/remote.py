@@ -38,16 +38,15 @@ async def connected(settings: Settings, address: str) -> AsyncIterator[Any]:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 text = f"{DB.name} at {address} does not answer: {error.details()}"
                 raise RemoteError(ExitCode.UNAVAILABLE, text) from None
-            raise status_error(error, address) from None
+            raise status_error(error.code(), error.details(), address) from None
         if not ready.ready:
             raise RemoteError(ExitCode.UNAVAILABLE, f"{DB.name} at {address} is there, but cannot read its store")
         yield calls
 
 
-def status_error(error: grpc.aio.AioRpcError, address: str) -> RemoteError:
+def status_error(code: grpc.StatusCode, text: str | None, address: str) -> RemoteError:
     """What a call that failed means for a command."""
-    is_locked_out = error.code() is grpc.StatusCode.UNAUTHENTICATED
     return RemoteError(
-        ExitCode.SETTINGS if is_locked_out else ExitCode.FAILED,
-        f"{DB.name} at {address}: {error.details() or error.code().name}",
+        ExitCode.SETTINGS if code is grpc.StatusCode.UNAUTHENTICATED else ExitCode.FAILED,
+        f"{DB.name} at {address}: {text or code.name}",
     )

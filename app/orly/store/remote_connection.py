@@ -10,6 +10,7 @@ import grpc
 
 from orly.pb.orlydb.v1.service_pb2_grpc import DatabaseServiceStub
 from orly.rpc.convert import is_stream_open
+from orly.rpc.ending import CallEnding
 from orly.rpc.status import store_error
 from orly.store.base import StoreError
 
@@ -178,6 +179,7 @@ class LastingCall:
         loop = asyncio.get_running_loop()
         while True:
             call = self._open_call()
+            ending = CallEnding(call)
             self._conversation = loop.create_task(self._talk(call))
             try:
                 await asyncio.wait((self._conversation,))
@@ -186,7 +188,7 @@ class LastingCall:
                 self._conversation.cancel()
                 call.cancel()
                 await asyncio.wait((self._conversation,))
-            reason = self._reason_of(self._conversation)
+            reason = self._reason_of(self._conversation, ending)
             if not self._is_given_up:
                 self._connection.lost(self, reason)
             self._is_given_up = False
@@ -203,14 +205,14 @@ class LastingCall:
         if code is not grpc.StatusCode.OK:
             raise EndedError(await call.details() or code.name)
 
-    def _reason_of(self, conversation: "asyncio.Task[None]") -> str:
+    def _reason_of(self, conversation: "asyncio.Task[None]", ending: CallEnding) -> str:
         if conversation.cancelled():
             return "no answer"
         match conversation.exception():
             case None | asyncio.InvalidStateError():  # written to after it had ended
                 return "it ended the call"
             case grpc.aio.AioRpcError() as error:
-                return error.details() or error.code().name
+                return ending.status(error)[1]
             case EndedError() as error:
                 return str(error)
             case error:

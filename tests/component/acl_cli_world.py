@@ -194,7 +194,7 @@ class FakeManaged:
     entered: threading.Event = field(default_factory=threading.Event)
     hold: threading.Event = field(default_factory=threading.Event)
     closes: bool = False
-    used: UsedEvents = field(default_factory=lambda: UsedEvents(0))
+    used: UsedEvents = field(default_factory=UsedEvents)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def members(self) -> dict[str, dict[Member, Entry]]:
@@ -228,7 +228,7 @@ class FakeManaged:
         if problem is None and event.event.pubkey != OWNER_KEY:
             problem = "this key is not the owner's"
         with self.lock:
-            return problem or ("" if self.used.use(event.id, now_s) else "it was used before")
+            return problem or ("it was used before" if self.used.use(event.id, now_s) is None else "")
 
     def carry_out(self, method: str, params: list[Any]) -> object:
         """What a method gives.

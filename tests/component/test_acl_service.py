@@ -62,6 +62,7 @@ from orly.acl.remote import RemoteAccess
 from orly.acl.service import ADMINISTRATIVE, FOR_RELAYS, MAX_EVENTS_USED, SERVICE_NAME
 from orly.acl.wire import PLACE, encode, snapshot_parts
 from orly.nostr.event import EncodedEvent
+from orly.nostr.nip98 import WINDOW_S
 from orly.pb.orlyacl.v1 import lists_pb2, service_pb2, types_pb2, watch_pb2
 from orly.rpc.events import to_pb
 from orly.store.base import StoreError
@@ -848,31 +849,54 @@ async def test_errors_are_the_same_from_afar(tmp_path: Path) -> None:
 async def test_an_event_allows_one_request_whoever_is_asked(tmp_path: Path) -> None:
     async with acl_world(tmp_path) as world, serving_acl(world) as served, following(served.address) as access:
         first, second = make_event(0), make_event(1)
-        assert await access.use_once(first.id, NOW_S)
-        assert not await access.use_once(first.id, NOW_S)
-        assert not await world.engine.use_once(first.id, NOW_S)
-        assert await world.engine.use_once(second.id, NOW_S)
-        assert not await access.use_once(second.id, NOW_S)
+        assert await access.use_once(first.id)
+        assert not await access.use_once(first.id)
+        assert not await world.engine.use_once(first.id)
+        assert await world.engine.use_once(second.id)
+        assert not await access.use_once(second.id)
         with pytest.raises(CommandError, match="an event id has 32 bytes, not 1"):
-            await access.use_once(b"x", NOW_S)
+            await access.use_once(b"x")
 
 
 @async_test
-async def test_a_service_that_began_again_takes_no_event_from_before(tmp_path: Path) -> None:
-    used, early = make_event(0, created_at=NOW_S), make_event(0, created_at=NOW_S + 1)
+async def test_a_service_that_began_again_knows_what_was_used(tmp_path: Path) -> None:
+    used, unused = make_event(0), make_event(1)
     async with acl_world(tmp_path) as world:
         async with serving_acl(world) as served, following(served.address) as access:
-            assert await access.use_once(used.id, NOW_S)
-        world.clock.now += 2
+            assert await access.use_once(used.id)
         await world.restart()
         async with serving_acl(world) as served, following(served.address) as one, following(served.address) as two:
-            for event in (used, early):
-                for access in (one, two):
-                    with pytest.raises(CommandError, match=r"before access control started, .* sign another one"):
-                        await access.use_once(event.id, event.event.created_at)
-            late = make_event(0, created_at=NOW_S + 2)
-            assert await one.use_once(late.id, NOW_S + 2)
-            assert not await two.use_once(late.id, NOW_S + 2)
+            assert not await one.use_once(used.id)
+            assert not await two.use_once(used.id)
+            assert await one.use_once(unused.id)
+            assert not await two.use_once(unused.id)
+
+
+@async_test
+async def test_an_event_whose_use_is_not_noted_allows_nothing_and_is_not_spent(tmp_path: Path) -> None:
+    event = make_event(0)
+    async with acl_world(tmp_path) as world, serving_acl(world) as served, following(served.address) as access:
+        world.store.change_error = StoreError("the disk is full")
+        with pytest.raises(ControlError, match="the store did not note that the event is used: the disk is full"):
+            await access.use_once(event.id)
+        world.store.change_error = None
+        assert await access.use_once(event.id)
+        assert not await access.use_once(event.id)
+
+
+@async_test
+async def test_what_was_used_is_kept_for_as_long_as_it_counts(tmp_path: Path) -> None:
+    events = [make_event(n) for n in range(4)]
+    async with acl_world(tmp_path) as world:
+        for event in events[:2]:
+            assert await world.engine.use_once(event.id)
+        world.clock.now += 2 * WINDOW_S
+        assert await world.engine.use_once(events[2].id)
+        assert await world.kept("acl/once/") == sorted(f"acl/once/{event.id.hex()}" for event in events[:3])
+        await world.restart()
+        world.clock.now += 1
+        assert await world.engine.use_once(events[3].id)
+        assert await world.kept("acl/once/") == sorted(f"acl/once/{event.id.hex()}" for event in events[2:])
 
 
 @async_test

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,12 @@ async def test_an_event_that_cannot_be_banned_is_not_deleted(tmp_path: Path) -> 
     async with api_world(tmp_path, wrap=FaultyStore) as world:
         await world.store.save([make_event(SPAMMER)])
         assert isinstance(world.store, FaultyStore)
-        world.store.change_error = StoreError("the disk is full")
+
+        async def fill(changes: Mapping[str, bytes | None]) -> None:
+            if any(key.startswith("acl/list/") for key in changes):
+                raise StoreError("the disk is full")
+
+        world.store.on_change = fill
         assert "the disk is full" in await world.fails("deleteevent", make_event(SPAMMER).event.id)
         assert await world.store.count(Query(filters=(Filter(),))) == 1
 

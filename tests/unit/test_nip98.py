@@ -199,42 +199,51 @@ def test_any_url_is_taken_or_refused(url: str, body: bytes) -> None:
 
 
 def test_an_event_is_used_once() -> None:
-    used = UsedEvents(NOW_S)
+    used = UsedEvents()
     first, second = allowing(), allowing(("x", "y"))
-    assert used.use(first.id, NOW_S)
-    assert used.use(second.id, NOW_S)
-    assert not used.use(first.id, NOW_S)
-    assert not used.use(first.id, NOW_S + 2 * WINDOW_S)
+    assert used.use(first.id, NOW_S) == NOW_S + 2 * WINDOW_S
+    assert used.use(second.id, NOW_S) is not None
+    assert used.use(first.id, NOW_S) is None
+    assert used.expire(NOW_S + 2 * WINDOW_S, 10) == []
+    assert used.use(first.id, NOW_S + 2 * WINDOW_S) is None
 
 
 def test_an_event_is_remembered_as_long_as_it_would_be_taken() -> None:
     early = allowing(created_at=NOW_S + WINDOW_S)
-    used = UsedEvents(NOW_S)
-    assert used.use(early.id, NOW_S)
+    used = UsedEvents()
+    assert used.use(early.id, NOW_S) == early.event.created_at + WINDOW_S
     last_s = early.event.created_at + WINDOW_S
     assert check(early, now_s=last_s) is None
-    assert not used.use(early.id, last_s)
+    assert used.expire(last_s, 10) == []
+    assert used.use(early.id, last_s) is None
     assert check(early, now_s=last_s + 1) is not None
-    assert used.use(allowing().id, last_s + 1)
-    assert len(used) == 1
+    assert used.expire(last_s + 1, 10) == [early.id]
+    assert len(used) == 0
 
 
 def test_no_more_are_remembered_than_the_bound() -> None:
-    used = UsedEvents(NOW_S, most=2)
+    used = UsedEvents(most=2)
     events = [allowing(("n", str(n))) for n in range(3)]
-    assert [used.use(event.id, NOW_S) for event in events] == [True, True, False]
+    assert [used.use(event.id, NOW_S) is None for event in events] == [False, False, True]
     assert len(used) == 2
-    assert used.use(events[2].id, NOW_S + 2 * WINDOW_S + 1)
+    assert used.expire(NOW_S + 2 * WINDOW_S + 1, 1) == [events[0].id]
+    assert used.use(events[2].id, NOW_S) is not None
 
 
-def test_what_may_have_been_used_before_is_too_old() -> None:
-    used = UsedEvents(NOW_S)
-    assert used.is_too_old(NOW_S - 1, NOW_S)
-    assert not used.is_too_old(NOW_S, NOW_S)
-    assert used.is_too_old(NOW_S - 1, NOW_S + 2 * WINDOW_S)
+def test_what_was_not_used_after_all_is_forgotten() -> None:
+    used = UsedEvents()
+    event = allowing()
+    used.use(event.id, NOW_S)
+    used.forget(event.id)
+    used.forget(event.id)
+    assert used.use(event.id, NOW_S) is not None
 
 
-def test_a_clock_that_is_set_back_keeps_nobody_out() -> None:
-    used = UsedEvents(NOW_S)
-    assert not used.is_too_old(NOW_S - 3600, NOW_S - 3600)
-    assert used.is_too_old(NOW_S - 3601, NOW_S)
+def test_what_is_restored_leaves_in_the_order_of_its_time() -> None:
+    used = UsedEvents()
+    ids = [allowing(("n", str(n))).id for n in range(3)]
+    used.use(ids[0], NOW_S)
+    used.restore({ids[1]: NOW_S - 1, ids[2]: NOW_S - 2})
+    assert [used.use(each, NOW_S) for each in ids] == [None] * 3
+    assert used.expire(NOW_S, 10) == [ids[2], ids[1]]
+    assert len(used) == 1

@@ -91,12 +91,11 @@ class AccessControl(Protocol):
             ControlError: The list cannot be read now.
         """
 
-    async def use_once(self, event_id: bytes, created_at: int) -> bool:
+    async def use_once(self, event_id: bytes) -> bool:
         """Note that an event (32 bytes) has allowed a request (NIP-98); False if it did before, at whichever process.
 
         Raises:
-            CommandError: It is older than the memory of what was used; the text says what to do.
-            ControlError: That cannot be told now.
+            ControlError: That cannot be told, or noted, now.
         """
 
     async def used(self, uses: Collection[Use], *, mark: UseMark | None = None) -> None:

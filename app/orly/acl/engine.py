@@ -3,25 +3,19 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
 
-from orly.access.commands import Command, CommandError, Entry, Member
+from orly.access.commands import Command, Entry, Member
 from orly.access.control import Listed, Use, UseMark
 from orly.access.snapshot import KEY_LISTS, KIND_LISTS, Change, KeyChange, ListName, Rules, Snapshot
 from orly.acl.board import Board, Watcher
 from orly.acl.limits import Limits
 from orly.acl.lists import Lists
+from orly.acl.once import Once
 from orly.acl.sourced import Sourced
 from orly.nostr.event import Event
-from orly.nostr.nip98 import UsedEvents
 from orly.store.base import EventStore
 
 __all__ = ["AclEngine"]
-
-_SIGNED_BEFORE: Final = (
-    "the event in the Authorization header was signed before access control started, and may have been used: "
-    "sign another one"
-)
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +31,7 @@ class AclEngine:
 
     def __init__(self, store: EventStore, rules: Rules, *, now_s: Callable[[], int]) -> None:
         self._rules = rules
-        self._now_s = now_s
-        self._used_events = UsedEvents(now_s())
+        self._once = Once(store, now_s)
         self._board = Board()
         self._lists = Lists(store, self._board, now_s)
         self._limits = Limits(store, self._board, self._lists, now_s)
@@ -63,6 +56,7 @@ class AclEngine:
         snapshot = Snapshot(self._rules)
         await self._lists.load(snapshot)
         await self._limits.load(snapshot)
+        await self._once.load()
         self._board.snapshot = snapshot
         await self._sourced.start()
         await self._lists.settle_all()
@@ -107,12 +101,9 @@ class AclEngine:
         """See `AccessControl`."""
         return await self._lists.entry_of(name, member)
 
-    async def use_once(self, event_id: bytes, created_at: int) -> bool:
+    async def use_once(self, event_id: bytes) -> bool:
         """See `AccessControl`."""
-        now_s = self._now_s()
-        if self._used_events.is_too_old(created_at, now_s):
-            raise CommandError(_SIGNED_BEFORE)
-        return self._used_events.use(event_id, now_s)
+        return await self._once.use(event_id)
 
     async def used(self, uses: Collection[Use], *, mark: UseMark | None = None) -> None:
         """See `AccessControl`."""

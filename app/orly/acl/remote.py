@@ -147,9 +147,9 @@ class RemoteAccess:
         answer, _ = await self._ask(self._stub.GetMember, request)
         return _decoded(decode_entry, answer.entry) if answer.HasField("entry") else None
 
-    async def use_once(self, event_id: bytes, created_at: int) -> bool:
+    async def use_once(self, event_id: bytes) -> bool:
         """See `AccessControl`."""
-        request = watch_pb2.UseOnceRequest(event_id=event_id, created_at=created_at)
+        request = watch_pb2.UseOnceRequest(event_id=event_id)
         answer, _ = await self._ask(self._stub.UseOnce, request)
         return bool(answer.is_first)
 

@@ -133,7 +133,7 @@ class AclService(ListCalls):
         async with answering_access(context):
             if len(request.event_id) != 32:
                 raise CommandError(f"an event id has 32 bytes, not {len(request.event_id)}")
-            is_first = await self.engine.use_once(request.event_id, request.created_at)
+            is_first = await self.engine.use_once(request.event_id)
             return watch_pb2.UseOnceResponse(is_first=is_first)
 
     # Questions

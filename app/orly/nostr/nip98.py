@@ -3,7 +3,7 @@
 import binascii
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from re import compile as compile_re
 from typing import Final
@@ -133,29 +133,40 @@ class UsedEvents:
     """Remembers which events have allowed a request, for as long as they could allow another.
 
     Args:
-        since_s: When that begins, Unix time. An event that is older may have been used before, and allows nothing.
         most: Remembered at once. An event that cannot be remembered allows nothing.
     """
 
-    def __init__(self, since_s: int, most: int = 100_000) -> None:
-        self._since_s = since_s
+    def __init__(self, most: int = 100_000) -> None:
         self._most = most
         self._until_s: OrderedDict[bytes, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._until_s)
 
-    def is_too_old(self, created_at: int, now_s: int) -> bool:
-        """Whether an event of that time may have been used before anything was remembered."""
-        self._since_s = min(self._since_s, now_s)  # a clock that was set back keeps nobody out until then
-        return created_at < self._since_s
+    def restore(self, until_s: Mapping[bytes, int]) -> None:
+        """Remember events beside those of now, each until a time."""
+        self._until_s = OrderedDict(sorted({**self._until_s, **until_s}.items(), key=lambda each: each[1]))
 
-    def use(self, event_id: bytes, now_s: int) -> bool:
-        """Note that a valid event is used; False if it was used before, or if too many are remembered."""
-        while self._until_s and next(iter(self._until_s.values())) < now_s:
-            self._until_s.popitem(last=False)
+    def use(self, event_id: bytes, now_s: int) -> int | None:
+        """Note that a valid event is used.
+
+        Returns:
+            Until when it is remembered, Unix time; None if it was used before, or if too many are remembered.
+        """
         if event_id in self._until_s or len(self._until_s) >= self._most:
-            return False
+            return None
         # Whatever its created_at, it is too old by then. All are kept equally long, so that the oldest leave first.
-        self._until_s[event_id] = now_s + 2 * WINDOW_S
-        return True
+        until_s = now_s + 2 * WINDOW_S
+        self._until_s[event_id] = until_s
+        return until_s
+
+    def forget(self, event_id: bytes) -> None:
+        """An event was not used after all."""
+        self._until_s.pop(event_id, None)
+
+    def expire(self, now_s: int, most: int) -> list[bytes]:
+        """Forget events, at most so many, that are too old by now; says which."""
+        over: list[bytes] = []
+        while len(over) < most and self._until_s and next(iter(self._until_s.values())) < now_s:
+            over.append(self._until_s.popitem(last=False)[0])
+        return over

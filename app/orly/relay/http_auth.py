@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 from starlette.requests import Request
 
-from orly.access.commands import CommandError
 from orly.access.control import AccessControl, ControlError
 from orly.access.decide import NO_SNAPSHOT, standing_of
 from orly.access.levels import Level
@@ -125,9 +124,7 @@ class HttpAuth:
     async def _use(self, request: Request, event: EncodedEvent, signer: Signer) -> None:
         take_time(request)  # that access control is away is worth an answer too
         try:
-            is_first = await self._access.use_once(event.id, event.event.created_at)
-        except CommandError as error:
-            raise HttpAuthRefusedError(HTTPStatus.UNAUTHORIZED, str(error), signer) from None
+            is_first = await self._access.use_once(event.id)
         except ControlError as error:
             raise HttpAuthRefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
         if not is_first:

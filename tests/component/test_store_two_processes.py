@@ -155,7 +155,7 @@ def test_every_answer_is_exact_at_its_serial_whatever_becomes_of_the_writer(tmp_
         clock.tick_s = 0.0
         assert_exact(await answers(follower), oracle)
         visible = oracle.follow(serial(follower))
-        assert len(visible) > 100
+        assert len(visible) > 50
         assert follower.known([event.id for event in visible]) == [True] * len(visible)
         assert await follower.count(Query(filters=(Filter(),))) == len(visible)
         await follower.close()

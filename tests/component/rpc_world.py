@@ -16,6 +16,7 @@ from orly.rpc.server import RpcServer, server_from_settings
 from orly.settings import Settings
 
 __all__ = [
+    "ABORT",
     "ANSWERS",
     "DAY_S",
     "DEADLINE_S",
@@ -37,6 +38,8 @@ DAY_S: Final = 24 * 60 * 60
 DEADLINE_S: Final = 20.0
 KINDS: Final = ("One", "Many", "Gather", "Chat")
 """The methods: unary, answers streamed, requests streamed, both."""
+ABORT: Final = (grpc.StatusCode.NOT_FOUND, "as asked for")
+"""How a call ends that sends `abort`, if its answers are not streamed."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -52,7 +55,7 @@ class Probe:
     async def one(self, request: bytes, context: _Context) -> bytes:
         self.calls += 1
         if request == b"abort":
-            await context.abort(grpc.StatusCode.NOT_FOUND, "as asked for")
+            await context.abort(*ABORT)
         if request == b"raise":
             raise RuntimeError("as asked for")
         await self.hold.wait()
@@ -66,7 +69,12 @@ class Probe:
 
     async def gather(self, requests: AsyncIterator[bytes], context: _Context) -> bytes:
         self.calls += 1
-        return b"".join([request async for request in requests])
+        parts = []
+        async for request in requests:
+            if request == b"abort":
+                await context.abort(*ABORT)
+            parts.append(request)
+        return b"".join(parts)
 
     async def chat(self, requests: AsyncIterator[bytes], context: _Context) -> None:
         """By reading and writing, not as a generator."""

@@ -166,9 +166,11 @@ async def test_an_event_is_used_once_through_a_restart(tmp_path: Path) -> None:
         captured, early = header_of(fitting()), header_of(fitting(created_at=NOW_S + 60))
         for header in (captured, early):
             assert (await send(world, header)).status == 200
+        reading = header_of(allowing(OWNER, "GET", f"http://{HOST}/api/role", None, NOW_S))
         await world.restart()
         for header in (captured, early):
             assert is_refused(await send(world, header), "was used before")
+        assert (await world.ask("GET", "/api/role", headers={"Authorization": reading})).status == 200
         assert (await send(world, header_of(fitting(tags=[["x", "unused"]])))).status == 200
         world.clock.now += 120
         await world.restart()

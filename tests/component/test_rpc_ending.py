@@ -1,42 +1,22 @@
 """The status of a call that the service ends while requests are on their way to it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 import pytest
 from tests.component.async_test import async_test
+from tests.component.rpc_world import ABORT, PROBE, serving_probe
 
+from orly.rpc.channel import channel_from_settings
 from orly.rpc.ending import CallEnding
+from orly.settings import Settings
 
 N_CALLS: Final = 300
 """Of as many, grpc.aio alone loses the status of some."""
 
-ABORT: Final = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the store is full")
 OVERWRITTEN: Final = (grpc.StatusCode.INTERNAL, "Internal error from Core")
-
-
-@asynccontextmanager
-async def refusing_service() -> AsyncIterator[grpc.aio.Channel]:
-    """Reads one message of every call, and refuses."""
-
-    async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
-        async for _ in requests:
-            await context.abort(*ABORT)
-        return b""
-
-    server = grpc.aio.server()
-    methods: dict[str, Any] = {"Gather": grpc.stream_unary_rpc_method_handler(refuse)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Refusal", methods),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
-    finally:
-        await server.stop(None)
 
 
 async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -44,7 +24,7 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
     ending = CallEnding(call)
     try:
         while True:
-            await call.write(b"message")
+            await call.write(b"abort")
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         pass
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -54,8 +34,9 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
 
 @async_test
 async def test_the_status_that_came_is_told() -> None:
-    async with refusing_service() as channel:
-        gather: Any = channel.stream_unary("/test.Refusal/Gather")
+    settings = Settings(grpc_max_calls_per_second=0)
+    async with serving_probe(settings) as (server, _), channel_from_settings(settings, server.address) as channel:
+        gather: Any = channel.stream_unary(f"/{PROBE}/Gather")
         assert {await end_of(gather()) for _ in range(N_CALLS)} == {ABORT}
 
 

@@ -1,4 +1,4 @@
-"""How the lists are kept: one marker in the store for each member."""
+"""How access control keeps what it knows: as markers in the store; of the lists, one for each member."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,9 +8,18 @@ import msgspec
 
 from orly.access.commands import Edit, Entry, Member
 from orly.access.snapshot import KEY_LISTS, KIND_LISTS, ListName
-from orly.store.base import MAX_MARKERS, EventStore
+from orly.store.base import MAX_MARKERS, EventStore, Marker
 
-__all__ = ["INFO_PREFIX", "marker_of", "marker_prefix", "member_text", "read_entry", "read_list", "read_member"]
+__all__ = [
+    "INFO_PREFIX",
+    "marker_of",
+    "marker_prefix",
+    "member_text",
+    "read_entry",
+    "read_list",
+    "read_member",
+    "read_pages",
+]
 
 INFO_PREFIX: Final = "acl/info/"
 _LIST_PREFIX: Final = "acl/list/"
@@ -58,6 +67,25 @@ def read_entry(value: bytes) -> Entry:
         return Entry()
 
 
+async def read_pages(
+    store: EventStore, prefix: str, *, after: str = "", most: int | None = None
+) -> AsyncIterator[list[Marker]]:
+    """Pages of the markers whose keys begin with a prefix, in order, from behind a key on.
+
+    Raises:
+        StoreError: They cannot be read.
+    """
+    left = most
+    while left is None or left > 0:
+        page = await store.markers(prefix, after=after, limit=MAX_MARKERS if left is None else min(left, MAX_MARKERS))
+        if not page:
+            return
+        after = page[-1].key
+        left = None if left is None else left - len(page)
+        yield page
+        await asyncio.sleep(0)  # a store in this process answers at once: others get their turn
+
+
 async def read_list(
     store: EventStore, name: ListName, *, after: Member | None = None, most: int | None = None
 ) -> AsyncIterator[list[tuple[Member, bytes]]]:
@@ -68,12 +96,5 @@ async def read_list(
     """
     prefix = marker_prefix(name)
     last = "" if after is None else prefix + member_text(after)
-    left = most
-    while left is None or left > 0:
-        page = await store.markers(prefix, after=last, limit=MAX_MARKERS if left is None else min(left, MAX_MARKERS))
-        if not page:
-            return
-        last = page[-1].key
-        left = None if left is None else left - len(page)
+    async for page in read_pages(store, prefix, after=last, most=most):
         yield [(read_member(name, marker.key.removeprefix(prefix)), marker.value) for marker in page]
-        await asyncio.sleep(0)  # a store in this process answers at once: others get their turn

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final, TypeVar
 
 from orly.access.commands import BlockAddress, CommandError
@@ -10,9 +10,10 @@ from orly.access.control import ControlError, Use, UseMark
 from orly.access.curating import CuratingConfig
 from orly.access.snapshot import DAY_S, DayChange, Snapshot, UseChange
 from orly.acl.board import Board
+from orly.acl.kept import read_pages
 from orly.acl.lists import LIMITS, MAX_COMMANDS, Lists
 from orly.acl.usage import MAX_OFFENDERS, Offenders, Reporters, count_uses
-from orly.store.base import MAX_MARKERS, EventStore, Marker, StoreError
+from orly.store.base import MAX_MARKERS, EventStore, StoreError
 
 __all__ = ["Limits"]
 
@@ -64,19 +65,12 @@ class Limits:
             StoreError: The store cannot be read.
         """
         prefix = _day_prefix(self._day)
-        async for marker in self._markers(prefix):
-            snapshot.used[_who(marker.key.removeprefix(prefix))] = int(marker.value)
-        async for marker in self._markers(_OFFENCE_PREFIX):
-            self._remember(marker.key.removeprefix(_OFFENCE_PREFIX), int(marker.value))
-        snapshot.day = self._day
-
-    async def _markers(self, prefix: str) -> AsyncIterator[Marker]:
-        after = ""
-        while page := await self._store.markers(prefix, after=after):
+        async for page in read_pages(self._store, prefix):
+            snapshot.used |= {_who(marker.key.removeprefix(prefix)): int(marker.value) for marker in page}
+        async for page in read_pages(self._store, _OFFENCE_PREFIX):
             for marker in page:
-                yield marker
-            after = page[-1].key
-            await asyncio.sleep(0)  # a store in this process answers at once: others get their turn
+                self._remember(marker.key.removeprefix(_OFFENCE_PREFIX), int(marker.value))
+        snapshot.day = self._day
 
     def start(self) -> None:
         """Watch the clock."""

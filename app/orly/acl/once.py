@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from orly.access.control import ControlError
+from orly.acl.kept import read_pages
 from orly.nostr.nip98 import UsedEvents
 from orly.store.base import MAX_MARKERS, EventStore, StoreError
 
@@ -32,9 +33,7 @@ class Once:
             StoreError: The store cannot be read.
         """
         kept: dict[bytes, int] = {}
-        last = ""
-        while page := await self._store.markers(_PREFIX, after=last):
-            last = page[-1].key
+        async for page in read_pages(self._store, _PREFIX):
             kept |= {bytes.fromhex(marker.key.removeprefix(_PREFIX)): int(marker.value) for marker in page}
         self._used.restore(kept)
 

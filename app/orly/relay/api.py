@@ -59,7 +59,6 @@ IN_MEMORY_BYTES: Final = 1024 * 1024
 
 COUNT_TIMEOUT_S: Final = 60.0
 
-
 log = logging.getLogger(__name__)
 
 
